@@ -1,0 +1,302 @@
+"""The network's operations on MindSpore; `mg/backend/torch.py` documents each.
+
+What is called from a module's `forward` is compiled in graph mode too, so it keeps to the Python
+that MindSpore's graph compiler reads.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.common.api import _no_grad
+from mindspore.ops.primitive import constexpr
+
+from mg.backend.frames import ZERO_FRAME, frame_table
+
+__all__ = [
+    "AdamW",
+    "Module",
+    "ModuleList",
+    "Tensor",
+    "assign",
+    "attention",
+    "cast",
+    "cat",
+    "checkpoint_suffix",
+    "compile",
+    "conv2d",
+    "dtype",
+    "from_numpy",
+    "group_norm",
+    "is_tensor",
+    "linear",
+    "max_pool2d",
+    "named_parameters",
+    "no_grad",
+    "parameter",
+    "read_ckpt",
+    "recompute",
+    "relu",
+    "set_device",
+    "silu",
+    "temporal_conv",
+    "to_numpy",
+    "upsample_conv2d",
+    "value_and_grad",
+    "version",
+    "write_ckpt",
+]
+
+
+class Module(nn.Cell):
+    """A Cell whose `construct` is the subclass's `forward`."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.construct = cls.forward
+
+
+ModuleList = nn.CellList
+version = ms.__version__
+checkpoint_suffix = ".ckpt"
+
+_DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
+
+
+# Devices, tensors, parameters
+
+
+def set_device(target: str) -> None:
+    if target == "auto":
+        return
+    if target not in ("CPU", "Ascend"):
+        raise ValueError(f"device_target is {target!r}, expected one of CPU, Ascend, auto")
+    try:
+        ms.set_device(target)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"device_target is {target!r}, but MindSpore here says: {reason}") from None
+
+
+def dtype(name: str) -> ms.dtype.Type:
+    if name not in _DTYPES:
+        raise ValueError(f"dtype is {name!r}, expected one of {', '.join(_DTYPES)}")
+    if name != "fp32" and ms.get_context("device_target") == "CPU":
+        raise ValueError(
+            f"dtype is {name!r}, but MindSpore has no {name} convolution on the CPU: use dtype fp32 "
+            "there, or an Ascend device"
+        )
+    return _DTYPES[name]
+
+
+def parameter(array: np.ndarray) -> ms.Parameter:
+    return ms.Parameter(Tensor(np.ascontiguousarray(array), ms.float32))
+
+
+def named_parameters(module: Module) -> dict[str, ms.Parameter]:
+    named = dict(module.parameters_and_names())
+    for path, parameter in named.items():  # a Parameter's own name lacks parts of the path
+        parameter.name = path
+    return named
+
+
+def assign(parameter: ms.Parameter, array: np.ndarray) -> None:
+    parameter.set_data(Tensor(np.ascontiguousarray(array), parameter.dtype))
+
+
+def is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    return Tensor(np.ascontiguousarray(array))
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype in (ms.bfloat16, ms.float16):
+        tensor = tensor.astype(ms.float32)
+    return tensor.asnumpy()
+
+
+def cast(x, dtype):
+    return ops.cast(x, dtype)
+
+
+# Operations
+
+
+def conv2d(x, weight, bias, *, stride=1, padding):
+    b, t, c, h, w = x.shape
+    out_channels, _, kernel_height, kernel_width = weight.shape
+    convolution = ops.Conv2D(
+        out_channels, (kernel_height, kernel_width), pad_mode="pad", pad=padding, stride=stride
+    )
+    y = convolution(x.reshape(b * t, c, h, w), ops.cast(weight, x.dtype))
+    if bias is not None:
+        y = ops.bias_add(y, ops.cast(bias, x.dtype))
+    return y.reshape(b, t, out_channels, y.shape[2], y.shape[3])
+
+
+@constexpr
+def _repeat_twice(length):
+    """0 0 1 1 2 2 ...: the index table of nearest upsampling."""
+    return Tensor(np.repeat(np.arange(length), 2), ms.int32)
+
+
+def upsample_conv2d(x, weight, bias):
+    # ResizeNearestNeighbor is many times slower than two gathers on the CPU.
+    x = ops.gather(x, _repeat_twice(x.shape[3]), 3)
+    x = ops.gather(x, _repeat_twice(x.shape[4]), 4)
+    return conv2d(x, weight, bias, padding=(1, 1, 1, 1))
+
+
+@constexpr
+def _frame_index(num_frames, taps, stride, upsample, padding):
+    """The frame table as a tensor; zeros stand behind the last frame."""
+    table = frame_table(num_frames, taps, stride=stride, upsample=upsample, padding=padding)
+    return Tensor([num_frames if frame == ZERO_FRAME else frame for frame in table], ms.int32)
+
+
+def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate"):
+    b, t, c, h, w = x.shape
+    out_channels, _, _, taps = weight.shape
+    if taps > 1:
+        index = _frame_index(t, taps, stride, upsample, padding)
+        if padding == "zeros":
+            x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
+        # Gather keeps its gradient where a slice of a one-frame axis would lose it.
+        x = ops.gather(x, index, 1).reshape(b, index.shape[0] // taps, taps * c, h, w)
+    kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
+    return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
+
+
+def group_norm(x, gamma, beta, *, groups, over_clip, epsilon=1e-6):
+    # Written out: nn.GroupNorm and broadcast products over channels are slow on the CPU.
+    b, t, c, h, w = x.shape
+    y = ops.cast(x, ms.float32)
+    if over_clip:
+        y = y.reshape(b, t, groups, c // groups, h * w)
+        axes = (1, 3, 4)
+    else:
+        y = y.reshape(b * t, groups, c // groups * h * w)
+        axes = (2,)
+    y = y - y.mean(axes, keep_dims=True)
+    y = y * ops.rsqrt((y * y).mean(axes, keep_dims=True) + epsilon)
+    y = y.reshape(b * t, c, h, w) * gamma.reshape(1, c, 1, 1)
+    y = ops.bias_add(y, beta)
+    return ops.cast(y, x.dtype).reshape(b, t, c, h, w)
+
+
+def silu(x):
+    return x * ops.sigmoid(x)
+
+
+def relu(x):
+    return ops.relu(x)
+
+
+def linear(x, weight, bias):
+    y = ops.matmul(x, ops.cast(weight, x.dtype).permute(1, 0))
+    return y + ops.cast(bias, x.dtype)
+
+
+def attention(query, key, value):
+    scores = ops.cast(ops.bmm(query, key.permute(0, 2, 1)), ms.float32)
+    weights = ops.softmax(scores * (query.shape[2] ** -0.5), -1)
+    return ops.bmm(ops.cast(weights, value.dtype), value)
+
+
+def max_pool2d(x, *, kernel, stride, ceil_mode=False):
+    b, t, c, h, w = x.shape
+    y = ops.max_pool2d(x.reshape(b * t, c, h, w), kernel, stride, ceil_mode=ceil_mode)
+    return y.reshape(b, t, c, y.shape[2], y.shape[3])
+
+
+def cat(tensors, axis):
+    return ops.cat(tensors, axis)
+
+
+# Differentiation, compilation
+
+
+no_grad = _no_grad
+
+
+def recompute(module: Module) -> Module:
+    module.recompute()
+    return module
+
+
+def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
+    return ms.jit(function, jit_level=jit_level)
+
+
+def value_and_grad(function: Callable, parameters: Sequence[ms.Parameter]) -> Callable:
+    return ms.value_and_grad(function, None, ms.ParameterTuple(parameters), has_aux=True)
+
+
+class AdamW:
+    def __init__(
+        self,
+        parameters: Sequence[ms.Parameter],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+    ):
+        self._parameters = list(parameters)
+        self._betas, self._epsilon, self._weight_decay = betas, epsilon, weight_decay
+        self._first = [self._zeros_like(p, "first") for p in self._parameters]
+        self._second = [self._zeros_like(p, "second") for p in self._parameters]
+        self._adam = ops.Adam()
+        self._steps = 0
+
+    @staticmethod
+    def _zeros_like(parameter: ms.Parameter, moment: str) -> ms.Parameter:
+        zeros = Tensor(np.zeros(parameter.shape, np.float32))
+        return ms.Parameter(zeros, name=f"{moment}.{parameter.name}", requires_grad=False)
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        self._steps += 1
+        beta1, beta2 = self._betas
+        power1, power2 = beta1**self._steps, beta2**self._steps
+        # ops.Adam adds epsilon to the second moment before its bias is corrected.
+        epsilon = self._epsilon * (1 - power2) ** 0.5
+        numbers = (power1, power2, learning_rate, beta1, beta2, epsilon)
+        scalars = [Tensor(number, ms.float32) for number in numbers]
+        for parameter, first, second, gradient in zip(
+            self._parameters, self._first, self._second, gradients, strict=True
+        ):
+            if self._weight_decay:
+                decayed = parameter.value() * (1 - learning_rate * self._weight_decay)
+                ops.assign(parameter, decayed)
+            self._adam(parameter, first, second, *scalars, gradient)
+
+
+# Files
+
+
+def read_ckpt(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a MindSpore checkpoint (a protobuf message, nothing is executed).
+
+    Raises:
+        ValueError: the file is no whole checkpoint.
+    """
+    logger = logging.getLogger("mindspore")  # says "CRITICAL" of what the error says too
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        loaded = ms.load_checkpoint(path)
+    except (ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: not a whole MindSpore checkpoint ({reason})") from None
+    finally:
+        logger.setLevel(level)
+    return {name: to_numpy(value) for name, value in loaded.items()}
+
+
+def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
+    ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], path)

@@ -1,0 +1,309 @@
+"""The network's operations on PyTorch. A video inside the network is `(b t c h w)`."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mg.backend.frames import ZERO_FRAME, frame_table
+
+__all__ = [
+    "AdamW",
+    "Module",
+    "ModuleList",
+    "Tensor",
+    "assign",
+    "attention",
+    "cast",
+    "cat",
+    "checkpoint_suffix",
+    "compile",
+    "conv2d",
+    "dtype",
+    "from_numpy",
+    "group_norm",
+    "is_tensor",
+    "linear",
+    "max_pool2d",
+    "named_parameters",
+    "no_grad",
+    "parameter",
+    "read_ckpt",
+    "recompute",
+    "relu",
+    "set_device",
+    "silu",
+    "temporal_conv",
+    "to_numpy",
+    "upsample_conv2d",
+    "value_and_grad",
+    "version",
+    "write_ckpt",
+]
+
+Module = torch.nn.Module
+ModuleList = torch.nn.ModuleList
+version = torch.__version__
+checkpoint_suffix = ".safetensors"
+"""The suffix of the checkpoints that training writes."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# Devices, tensors, parameters
+
+
+def set_device(target: str) -> None:
+    """Use "CPU", "GPU" or "auto" (the GPU where there is one) from now on.
+
+    Raises:
+        ValueError: PyTorch here has no such device.
+    """
+    global _device
+    devices = {"CPU": "cpu", "GPU": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}
+    if target not in devices:
+        raise ValueError(f"device_target is {target!r}, expected one of {', '.join(devices)}")
+    if devices[target] == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device_target is 'GPU', but PyTorch finds no GPU here")
+    _device = torch.device(devices[target])
+
+
+def dtype(name: str) -> torch.dtype:
+    """The framework's dtype for "fp32", "bf16" or "fp16".
+
+    Raises:
+        ValueError: an unknown name, or a dtype whose convolutions the device does not have.
+    """
+    if name not in _DTYPES:
+        raise ValueError(f"dtype is {name!r}, expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def parameter(array: np.ndarray) -> torch.nn.Parameter:
+    """A trainable float32 parameter with the values of `array`, on the current device."""
+    return torch.nn.Parameter(torch.tensor(array, dtype=torch.float32, device=_device))
+
+
+def named_parameters(module: Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters of `module` by their dotted paths, in the order of definition."""
+    return dict(module.named_parameters())
+
+
+def assign(parameter: torch.nn.Parameter, array: np.ndarray) -> None:
+    """Overwrite the values of `parameter` by those of `array`, of the same shape."""
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value` is a tensor of this framework."""
+    return isinstance(value, Tensor)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A tensor with the values and dtype of `array`, on the current device."""
+    return torch.from_numpy(np.ascontiguousarray(array)).to(_device)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """The values of `tensor` as an array; bf16 and fp16 become float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` in `dtype`; differentiable."""
+    return x.to(dtype)
+
+
+# Operations
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: Sequence[int]
+) -> Tensor:
+    """Convolve every frame: x `(b t c h w)`, weight `(o c kh kw)`, zero padding (top, bottom,
+    left, right); gives `(b t o h' w')`. The weight is cast to the dtype of x."""
+    frames = x.flatten(0, 1)
+    top, bottom, left, right = padding
+    if top == bottom and left == right:
+        pad = (top, left)
+    else:
+        frames, pad = F.pad(frames, (left, right, top, bottom)), (0, 0)
+    bias = None if bias is None else bias.to(x.dtype)
+    y = F.conv2d(frames, weight.to(x.dtype), bias, stride, pad)
+    return y.unflatten(0, x.shape[:2])
+
+
+def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Double height and width by nearest neighbour, then convolve by a 3x3 weight `(o c 3 3)`:
+    `(b t c h w)` to `(b t o 2h 2w)`."""
+    frames = F.interpolate(x.flatten(0, 1), scale_factor=2.0, mode="nearest")
+    return conv2d(frames.unflatten(0, x.shape[:2]), weight, bias, padding=(1, 1, 1, 1))
+
+
+def temporal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int = 1,
+    upsample: int = 1,
+    padding: str = "replicate",
+) -> Tensor:
+    """Convolve in time: x `(b t c h w)`, weight `(o c 1 k)`, gives `(b t' o h w)` with
+    t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before; see
+    `mg.backend.frames.frame_table` for the padding."""
+    b, t, c, h, w = x.shape
+    taps = weight.shape[-1]
+    if taps > 1:
+        table = frame_table(t, taps, stride=stride, upsample=upsample, padding=padding)
+        if ZERO_FRAME in table:  # zeros stand behind the last frame
+            x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+            table = tuple(t if frame == ZERO_FRAME else frame for frame in table)
+        index = torch.tensor(table, device=x.device)
+        x = x.index_select(1, index).reshape(b, len(table) // taps, taps * c, h, w)
+    kernel = weight.permute(0, 3, 1, 2).reshape(weight.shape[0], taps * c, 1, 1)
+    return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
+
+
+def group_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool, epsilon: float = 1e-6
+) -> Tensor:
+    """Normalise x `(b t c h w)` in each group of channels: over the frame, or over all frames of
+    the clip. Computed in float32, returned in the dtype of x."""
+    y = x.float()
+    if over_clip:
+        y = F.group_norm(y.transpose(1, 2), groups, gamma, beta, epsilon).transpose(1, 2)
+    else:
+        y = F.group_norm(y.flatten(0, 1), groups, gamma, beta, epsilon).unflatten(0, x.shape[:2])
+    return y.to(x.dtype)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    return F.silu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return F.relu(x)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x `(... c)` times weight `(o c)` plus bias: `(... o)`."""
+    return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention with one head over `(n s c)`, scaled by 1 / sqrt(c)."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def max_pool2d(x: Tensor, *, kernel: int, stride: int, ceil_mode: bool = False) -> Tensor:
+    """Maximum over windows of every frame: `(b t c h w)` to `(b t c h' w')`; `ceil_mode` keeps a
+    last window that is not full."""
+    y = F.max_pool2d(x.flatten(0, 1), kernel, stride, ceil_mode=ceil_mode)
+    return y.unflatten(0, x.shape[:2])
+
+
+def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Join tensors along an axis."""
+    return torch.cat(list(tensors), dim=axis)
+
+
+# Differentiation, compilation
+
+
+no_grad = torch.no_grad
+"""A context in which nothing is kept for differentiation."""
+
+
+def recompute(module: Module) -> Module:
+    """Make `module` keep only its inputs in training and compute again what the gradient needs."""
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def checkpointed(*args):
+        if not torch.is_grad_enabled():
+            return forward(*args)
+        return checkpoint(forward, *args, use_reentrant=False)
+
+    module.forward = checkpointed
+    return module
+
+
+def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
+    """`function` of tensors, compiled by `torch.compile` (`jit_level` is MindSpore's)."""
+    del jit_level
+    return torch.compile(function, dynamic=False)
+
+
+def value_and_grad(
+    function: Callable[..., tuple[Tensor, ...]], parameters: Sequence[torch.nn.Parameter]
+) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """From a function that returns (loss, *others): one that returns that tuple, detached, and the
+    gradients of the loss with respect to `parameters`."""
+
+    def differentiated(*args):
+        outputs = function(*args)
+        gradients = torch.autograd.grad(outputs[0], parameters)
+        return tuple(output.detach() for output in outputs), gradients
+
+    return differentiated
+
+
+class AdamW:
+    """Adam with decoupled weight decay and bias correction (Loshchilov & Hutter 2019)."""
+
+    def __init__(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+    ):
+        self._parameters = list(parameters)
+        self._adamw = torch.optim.AdamW(
+            self._parameters, betas=betas, eps=epsilon, weight_decay=weight_decay
+        )
+
+    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """Update the parameters by one step along `gradients`."""
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self._adamw.zero_grad()
+
+
+# Files
+
+
+def read_ckpt(path: str) -> dict[str, np.ndarray]:
+    """MindSpore's checkpoint format needs MindSpore.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"{path}: reading .ckpt needs MindSpore; where it is installed, "
+        f"`python -m mg.cli.convert_checkpoint --src {path} --target FILE.safetensors` makes a "
+        "file that both frameworks read"
+    )
+
+
+def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
+    """MindSpore's checkpoint format needs MindSpore.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{path}: writing .ckpt needs MindSpore; use a name ending in .safetensors")

@@ -1,0 +1,38 @@
+"""Files that are either whole or absent."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path beside `target` to write; rename it onto `target` when all went well.
+
+    Directories on the way are made. The temporary file keeps the suffix, since writers choose
+    their format by it. On any exception, KeyboardInterrupt included, it is removed and `target`
+    stays as it was.
+
+    Raises:
+        OSError: the directory cannot be made or written.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.stem}-", suffix=f".part{target.suffix}", dir=target.parent
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp makes files that only the owner can read; give what open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,245 @@
+"""The bricks of the temporal autoencoder.
+
+Inside the network a video is `(b t c h w)`, a batch of frames: spatial work is image work on every
+frame, temporal work mixes neighbouring frames. Weights are plain arrays drawn with numpy, so a seed
+gives the same network on every framework. Parameter names are those of mindone's checkpoints.
+
+Axes: b batch, t frames, c channels, h height, w width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mg.backend import (
+    Module,
+    ModuleList,
+    attention,
+    conv2d,
+    group_norm,
+    linear,
+    parameter,
+    silu,
+    temporal_conv,
+    upsample_conv2d,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every brick of one network shares."""
+
+    groups: int
+    over_clip: bool  # group norm over the clip, not over each frame
+    upsample_padding: str
+    rng: np.random.Generator  # draws the initial weights
+
+
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
+    """Kaiming-uniform values with a = sqrt(5), the field's default for convolutions."""
+    values = rng.random(shape, dtype=np.float32)
+    return (2 * values - 1) / np.float32(fan_in**0.5)
+
+
+class SpatialConv(Module):
+    """A 2-D convolution of every frame."""
+
+    def __init__(self, setting, in_channels, out_channels, kernel=3, stride=1, padding=None):
+        super().__init__()
+        fan_in = in_channels * kernel * kernel
+        shape = (out_channels, in_channels, kernel, kernel)
+        self.weight = parameter(_uniform(setting.rng, shape, fan_in))
+        self.bias = parameter(_uniform(setting.rng, (out_channels,), fan_in))
+        self.stride = stride
+        self.padding = (kernel // 2,) * 4 if padding is None else padding
+
+    def forward(self, x):
+        return conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+
+class TemporalConv(Module):
+    """A 1-D convolution in time; at initialisation the identity on its centre tap."""
+
+    def __init__(self, channels, taps=3, stride=1, upsample=1, padding="replicate"):
+        super().__init__()
+        weight = np.zeros((channels, channels, 1, taps), np.float32)
+        weight[:, :, 0, taps // 2] = np.eye(channels)
+        self.weight = parameter(weight)
+        self.bias = parameter(np.zeros(channels, np.float32))
+        self.stride, self.upsample, self.padding = stride, upsample, padding
+
+    def forward(self, x):
+        return temporal_conv(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            upsample=self.upsample,
+            padding=self.padding,
+        )
+
+
+class Conv(Module):
+    """A 2-D convolution of every frame, then a 1-D convolution in time."""
+
+    def __init__(self, setting, in_channels, out_channels, kernel=3):
+        super().__init__()
+        self.conv_spat = SpatialConv(setting, in_channels, out_channels, kernel)
+        self.conv_temp = TemporalConv(out_channels, taps=kernel)
+
+    def forward(self, x):
+        return self.conv_temp(self.conv_spat(x))
+
+
+class GroupNorm(Module):
+    """Group norm over each frame, or over the clip where the config says so."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.gamma = parameter(np.ones(channels, np.float32))
+        self.beta = parameter(np.zeros(channels, np.float32))
+        self.groups, self.over_clip = setting.groups, setting.over_clip
+
+    def forward(self, x):
+        return group_norm(x, self.gamma, self.beta, groups=self.groups, over_clip=self.over_clip)
+
+
+class ResnetBlock(Module):
+    """Two convolutions, each after group norm and SiLU, beside a skip connection."""
+
+    def __init__(self, setting, in_channels, out_channels):
+        super().__init__()
+        self.norm1 = GroupNorm(setting, in_channels)
+        self.conv1 = Conv(setting, in_channels, out_channels)
+        self.norm2 = GroupNorm(setting, out_channels)
+        self.conv2 = Conv(setting, out_channels, out_channels)
+        self.has_shortcut = in_channels != out_channels
+        if self.has_shortcut:
+            self.nin_shortcut = Conv(setting, in_channels, out_channels, kernel=1)
+
+    def forward(self, x):
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
+        if self.has_shortcut:
+            x = self.nin_shortcut(x)
+        return x + h
+
+
+class SpatialAttention(Module):
+    """Self-attention among the positions of each frame."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.norm = GroupNorm(setting, channels)
+        self.q = SpatialConv(setting, channels, channels, kernel=1)
+        self.k = SpatialConv(setting, channels, channels, kernel=1)
+        self.v = SpatialConv(setting, channels, channels, kernel=1)
+        self.proj_out = SpatialConv(setting, channels, channels, kernel=1)
+
+    def forward(self, x):
+        b, t, c, h, w = x.shape
+        y = self.norm(x)
+        query = self.q(y).reshape(b * t, c, h * w).permute(0, 2, 1)  # (bt hw c)
+        key = self.k(y).reshape(b * t, c, h * w).permute(0, 2, 1)
+        value = self.v(y).reshape(b * t, c, h * w).permute(0, 2, 1)
+        y = attention(query, key, value).permute(0, 2, 1).reshape(b, t, c, h, w)
+        return x + self.proj_out(y)
+
+
+class Linear(Module):
+    """A matrix product over channels, with a bias."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight = parameter(weight)
+        self.bias = parameter(bias)
+
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
+
+
+class TemporalAttention(Module):
+    """Self-attention among the frames at each position; at initialisation it adds nothing."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+
+        def projection():
+            weight = _uniform(setting.rng, (channels, channels), channels)
+            return Linear(weight, _uniform(setting.rng, (channels,), channels))
+
+        self.norm = GroupNorm(setting, channels)
+        self.to_q = projection()
+        self.to_k = projection()
+        self.to_v = projection()
+        zeros = np.zeros((channels, channels), np.float32)
+        self.proj_out = Linear(zeros, zeros[0])
+
+    def forward(self, x):
+        b, t, c, h, w = x.shape
+        y = self.norm(x).permute(0, 3, 4, 1, 2).reshape(b * h * w, t, c)
+        y = attention(self.to_q(y), self.to_k(y), self.to_v(y))
+        y = self.proj_out(y).reshape(b, h, w, t, c).permute(0, 3, 4, 1, 2)
+        return x + y
+
+
+class MiddleBlock(Module):
+    """Two residual blocks around spatial and temporal attention."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.block_1 = ResnetBlock(setting, channels, channels)
+        self.attn_1 = ModuleList(
+            [SpatialAttention(setting, channels), TemporalAttention(setting, channels)]
+        )
+        self.block_2 = ResnetBlock(setting, channels, channels)
+
+    def forward(self, x):
+        x = self.block_1(x)
+        for attend in self.attn_1:
+            x = attend(x)
+        return self.block_2(x)
+
+
+class SpatialDownsample(Module):
+    """Halve height and width: a 3x3 convolution of stride 2, padded below and at the right."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.conv = SpatialConv(setting, channels, channels, stride=2, padding=(0, 1, 0, 1))
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class TemporalDownsample(Module):
+    """Halve the frames, rounding up: a convolution in time of stride 2."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = TemporalConv(channels, stride=2)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class SpatialUpsample(Module):
+    """Double height and width: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.conv = SpatialConv(setting, channels, channels)
+
+    def forward(self, x):
+        return upsample_conv2d(x, self.conv.weight, self.conv.bias)
+
+
+class TemporalUpsample(Module):
+    """Double the frames: nearest neighbour, then a convolution in time."""
+
+    def __init__(self, setting, channels):
+        super().__init__()
+        self.conv = TemporalConv(channels, upsample=2, padding=setting.upsample_padding)
+
+    def forward(self, x):
+        return self.conv(x)

@@ -1,0 +1,173 @@
+"""Checkpoints: `.safetensors` on both frameworks, `.ckpt` on MindSpore.
+
+Both hold the same parameter names. The config travels in the file: in the metadata of a
+`.safetensors`, in an entry of its own of a `.ckpt`. Nothing in a file is ever executed.
+"""
+
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from mg import backend
+from mg.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+CONFIG_KEY = "tae_config"
+_UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints; never in a forward
+_PREFIX = re.compile(r"^(autoencoder\.|_backbone\.)+")  # of training wrappers
+
+
+def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
+    """The arrays of a checkpoint by parameter name, and its config if it carries one.
+
+    Prefixes of training wrappers are stripped.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another suffix, or a file that is damaged or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        arrays, metadata = read_safetensors(path)
+        text = metadata.get(CONFIG_KEY)
+    elif path.suffix == ".ckpt":
+        arrays = backend.read_ckpt(str(path))
+        stored = arrays.pop(CONFIG_KEY, None)
+        text = None if stored is None else stored.astype(np.uint8).tobytes().decode()
+    else:
+        raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
+    try:
+        config = None if text is None else json.loads(text)
+    except ValueError:
+        raise ValueError(f"{path}: its config is not JSON") from None
+    return {_PREFIX.sub("", name): array for name, array in arrays.items()}, config
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
+    """The arrays (bf16 and fp16 as float32) and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: the file is damaged, or holds something else than numbers.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        # numpy has no bfloat16, so the bytes are taken as they are.
+        entries = safetensors.deserialize(Path(path).read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+    return {name: _to_array(entry, f"{path}: {name}") for name, entry in entries}, metadata
+
+
+def _to_array(entry: dict, where: str) -> np.ndarray:
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+    if entry["dtype"] not in kinds:
+        raise ValueError(f"{where} is of type {entry['dtype']}, expected floating point")
+    array = np.frombuffer(entry["data"], kinds[entry["dtype"]]).reshape(entry["shape"])
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32)
+
+
+def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None:
+    """Write a checkpoint with its config; the file is whole or absent.
+
+    Raises:
+        ValueError: a suffix other than `.safetensors` or (MindSpore) `.ckpt`.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".ckpt"):
+        raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
+    text = json.dumps(config)
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            safetensors.numpy.save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                temporary,
+                metadata={CONFIG_KEY: text},
+            )
+        else:
+            stored = np.frombuffer(text.encode(), np.uint8)
+            backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
+
+
+def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
+    """Give `parameters` the values of `arrays`, all or none.
+
+    Parameters that mindone's checkpoints carry but no forward pass uses are dropped with a log line.
+
+    Raises:
+        ValueError: a parameter is missing, unexpected, or of another shape; all are counted, the
+            first is named with both shapes.
+    """
+    unused = [name for name in arrays if _UNUSED.search(name)]
+    if unused:
+        logger.info("%s: dropped %d temb_proj arrays, which no forward uses", source, len(unused))
+    arrays = {name: array for name, array in arrays.items() if name not in unused}
+    problems = [
+        f"{name}: the network has {tuple(parameter.shape)}, the file has "
+        f"{arrays[name].shape if name in arrays else 'none'}"
+        for name, parameter in parameters.items()
+        if name not in arrays or tuple(parameter.shape) != arrays[name].shape
+    ]
+    problems += [
+        f"{name}: the network has none, the file has {array.shape}"
+        for name, array in arrays.items()
+        if name not in parameters
+    ]
+    if problems:
+        raise ValueError(
+            f"{source}: {len(problems)} parameters do not fit the network; {problems[0]}"
+        )
+    for name, parameter in parameters.items():
+        backend.assign(parameter, arrays[name])
+
+
+def is_mindone(arrays: Arrays) -> bool:
+    """Whether these arrays come from mindone, whose networks carry unused temb_proj parameters."""
+    return any(_UNUSED.search(name) for name in arrays)
+
+
+def infer_sizes(arrays: Arrays) -> dict:
+    """The config keys that the shapes of a TAE's (spatial) weights tell.
+
+    Raises:
+        ValueError: the arrays are no TAE's.
+    """
+
+    def shape(name):
+        if name not in arrays:
+            raise ValueError(f"not the weights of a TAE: there is no {name}")
+        return arrays[name].shape
+
+    def count(pattern):
+        found = (re.match(pattern, name) for name in arrays)
+        return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+    ch, in_channels = shape("encoder.conv_in.conv_spat.weight")[:2]
+    widths = [
+        shape(f"encoder.down.{level}.block.0.conv1.conv_spat.weight")[0]
+        for level in range(count(r"encoder\.down\.(\d+)\."))
+    ]
+    return {
+        "in_channels": in_channels,
+        "out_ch": shape("decoder.conv_out.conv_spat.weight")[0],
+        "ch": ch,
+        "ch_mult": [width // ch for width in widths],
+        "num_res_blocks": count(r"encoder\.down\.0\.block\.(\d+)\."),
+        "z_channels": shape("decoder.conv_in.conv_spat.weight")[1],
+        "use_quant_conv": "quant_conv.weight" in arrays,
+        "use_post_quant_conv": "post_quant_conv.weight" in arrays,
+    }
