@@ -1,0 +1,307 @@
+"""Training batches: endless, from worker processes, and a function of the seed alone."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from mg.data.clip import check_clip_arguments, read_clip
+from mg.data.index import read_index
+from mg.data.transforms import to_float
+from mg.data.video_file import VideoError
+
+STRATEGIES = ("mixed_video_image", "mixed_video_random", "image_only", "video_only")
+
+# Purposes of random draws; each is a stream of its own under one seed.
+_ORDER, _LENGTH, _ITEM = range(3)
+
+_BATCHES_AHEAD = 2  # that each worker process keeps ready
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch.
+
+    Attributes:
+        video: float32 (b c t h w) in [-1, 1].
+        names: the file of each item, as in the CSV.
+        broken: files that were to be read for this batch and cannot be, with the reason.
+    """
+
+    video: np.ndarray
+    names: list[str]
+    broken: dict[str, str]
+
+
+class RawBatch(NamedTuple):
+    """A batch as worker processes hand it over: `Batch` with uint8 frames (b t h w 3)."""
+
+    frames: np.ndarray
+    names: list[str]
+    broken: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What every training step sees: a pure function of seed and step.
+
+    Global item i of epoch i // n is entry i % n of that epoch's permutation of the n files.
+    Global batch s holds items s * world_size * batch_size and following, and each rank takes
+    its contiguous share; so 2 ranks of batch size 1 see what 1 rank of batch size 2 sees.
+    All items of a global batch have the same length.
+    """
+
+    names: list[str]
+    video_folder: Path
+    batch_size: int
+    num_frames: int
+    image_size: int
+    sample_stride: int
+    random_crop: bool
+    random_flip: bool
+    mixed_strategy: str
+    mixed_image_ratio: float
+    seed: int
+    rank: int
+    world_size: int
+
+    def batch(self, step: int) -> RawBatch:
+        """Read this rank's share of global batch `step`.
+
+        Raises:
+            VideoError: every file of the data set is broken.
+        """
+        num_frames = self.length(step)
+        first = (step * self.world_size + self.rank) * self.batch_size
+        clips, names, broken = [], [], {}
+        for item in range(first, first + self.batch_size):
+            clip, name = self._item(item, num_frames, broken)
+            clips.append(clip)
+            names.append(name)
+        return RawBatch(np.stack(clips), names, broken)
+
+    def length(self, step: int) -> int:
+        """Return the number of frames of every clip in global batch `step`."""
+        rng = np.random.default_rng((self.seed, _LENGTH, step))
+        match self.mixed_strategy:
+            case "image_only":
+                return 1
+            case "mixed_video_image":
+                return 1 if rng.random() < self.mixed_image_ratio else self.num_frames
+            case "mixed_video_random":
+                return int(rng.choice(random_lengths(self.num_frames)))
+        return self.num_frames
+
+    def _item(self, item: int, num_frames: int, broken: dict[str, str]) -> tuple[np.ndarray, str]:
+        """Read global item `item`, or for a broken file the next readable one of the epoch."""
+        epoch, position = divmod(item, len(self.names))
+        order = _epoch_order(self.seed, epoch, len(self.names))
+        for place in range(position, position + len(order)):
+            name = self.names[order[place % len(order)]]
+            try:
+                return self._clip(name, item, num_frames), name
+            except (VideoError, FileNotFoundError) as error:
+                broken[name] = str(error)
+        reason = next(iter(broken.values()))
+        raise VideoError(f"none of the {len(order)} videos can be read; the first: {reason}")
+
+    def _clip(self, name: str, item: int, num_frames: int) -> np.ndarray:
+        return read_clip(
+            self.video_folder / name,
+            num_frames,
+            self.image_size,
+            sample_stride=self.sample_stride,
+            rng=np.random.default_rng((self.seed, _ITEM, item)),
+            random_crop=self.random_crop,
+            random_flip=self.random_flip,
+        )
+
+
+def random_lengths(num_frames: int) -> list[int]:
+    """Lengths of `mixed_video_random`: 1, the multiples of 8 up to `num_frames`, and itself.
+
+    They are few, since a graph compiler compiles anew for every length.
+    """
+    return sorted({1, *range(8, num_frames + 1, 8), num_frames})
+
+
+@lru_cache(maxsize=2)  # a batch may reach into the next epoch
+def _epoch_order(seed: int, epoch: int, num_files: int) -> np.ndarray:
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(num_files)
+
+
+class TrainingBatches(Iterator[Batch]):
+    """Endless iterator over batches; a context manager that ends its worker processes."""
+
+    def __init__(self, sampler: Sampler, *, num_workers: int, start_step: int) -> None:
+        self._running = [_start(sampler, num_workers, start_step)]
+        # Also at exit: grain's iterators fail noisily when the interpreter tears them down.
+        self._finalizer = weakref.finalize(self, _stop, self._running)
+
+    def __next__(self) -> Batch:
+        if not self._running:
+            raise ValueError("these training batches are closed")
+        try:
+            frames, names, broken = next(self._running[0])
+        except VideoError as error:
+            self.close()
+            raise VideoError(str(error)) from None  # without the worker's traceback
+        return Batch(to_float(frames), names, broken)
+
+    def close(self) -> None:
+        """End the worker processes; the batches cannot be iterated any more."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def training_batches(
+    csv_path: str | os.PathLike,
+    video_folder: str | os.PathLike,
+    *,
+    video_column: str = "video",
+    batch_size: int,
+    num_frames: int,
+    image_size: int,
+    sample_stride: int = 1,
+    random_crop: bool = False,
+    random_flip: bool = False,
+    mixed_strategy: str = "video_only",
+    mixed_image_ratio: float = 0.0,
+    num_workers: int = 0,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+) -> TrainingBatches:
+    """Iterate endlessly over batches of clips from random starts in the videos of a CSV.
+
+    The batches are a function of the arguments without `num_workers`: starting anew at
+    `start_step` goes on exactly. Each file occurs once an epoch; a file that cannot be read is
+    replaced by the next of the epoch, and the batch names it in `broken`.
+
+    With `num_workers` above 0 the caller's main module is imported in every worker process,
+    as always when processes are spawned: guard it by `if __name__ == "__main__"`.
+
+    Args:
+        csv_path: see `read_index`, as for `video_folder` and `video_column`.
+        batch_size: clips in each batch of this rank.
+        num_frames: the (largest) length of a clip.
+        image_size: short side and square crop in pixels, at least 8.
+        sample_stride: take every so manyth frame.
+        random_crop: crop at a random place, not the centre.
+        random_flip: mirror a clip left to right, one time in two.
+        mixed_strategy: how long the clips of a batch are. "video_only": `num_frames`;
+            "image_only": 1; "mixed_video_image": 1 in a share `mixed_image_ratio` of the
+            batches, else `num_frames`; "mixed_video_random": drawn uniformly from 1, the
+            multiples of 8 below `num_frames`, and `num_frames`.
+        mixed_image_ratio: in [0, 1].
+        num_workers: processes that read ahead; 0 reads in this process, when asked.
+        seed: of all random draws, 0 or more.
+        rank: of this process in data-parallel training.
+        world_size: the number of such processes.
+        start_step: the first batch.
+
+    Raises:
+        FileNotFoundError: no such CSV file or folder.
+        ValueError: a flaw of the CSV, or an argument out of its range. While iterating:
+            VideoError, when no file can be read.
+    """
+    check_clip_arguments(num_frames, image_size, sample_stride)
+    if mixed_strategy not in STRATEGIES:
+        expected = ", ".join(STRATEGIES)
+        raise ValueError(f"mixed_strategy: expected one of {expected}, got '{mixed_strategy}'")
+    if not 0 <= mixed_image_ratio <= 1:
+        raise ValueError(f"mixed_image_ratio: expected 0 to 1, got {mixed_image_ratio}")
+    _check_at_least("batch_size", batch_size, 1)
+    _check_at_least("num_workers", num_workers, 0)
+    _check_at_least("seed", seed, 0)
+    _check_at_least("start_step", start_step, 0)
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
+    sampler = Sampler(
+        names=read_index(csv_path, video_folder, video_column),
+        video_folder=Path(video_folder),
+        batch_size=batch_size,
+        num_frames=num_frames,
+        image_size=image_size,
+        sample_stride=sample_stride,
+        random_crop=random_crop,
+        random_flip=random_flip,
+        mixed_strategy=mixed_strategy,
+        mixed_image_ratio=mixed_image_ratio,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    return TrainingBatches(sampler, num_workers=num_workers, start_step=start_step)
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _start(sampler: Sampler, num_workers: int, start_step: int) -> Any:
+    """Start a grain iterator over raw batches; it has `close`."""
+    grain = _import_grain()
+    steps = grain.MapDataset.range(start_step, sys.maxsize)
+    # No threads of grain's: worker processes are the parallelism.
+    batches = steps.map(sampler.batch).to_iter_dataset(
+        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    )
+    # Through a pipe, which frames as uint8 suit, and not through shared memory: containers
+    # often have 64 MB of that, and a worker that runs out of it dies of a bus error.
+    batches = grain.experimental.WithOptionsIterDataset(
+        batches, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    )
+    options = grain.MultiprocessingOptions(
+        num_workers=num_workers, per_worker_buffer_size=_BATCHES_AHEAD
+    )
+    return iter(batches.mp_prefetch(options, worker_init_fn=_prepare_worker))
+
+
+def _stop(running: list[Any]) -> None:
+    while running:
+        running.pop().close()
+
+
+def _prepare_worker(worker: int, num_workers: int) -> None:
+    # Ctrl-C is the main process's to handle, and when that is killed, nobody else would end us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _import_grain() -> Any:
+    """Import grain when it is needed: it takes half a second, and logs that jax is missing."""
+    import absl.logging  # noqa: F401  makes the "absl" logger
+
+    logger = logging.getLogger("absl")
+    logger.disabled = True
+    try:
+        import grain
+        import grain.experimental
+    finally:
+        logger.disabled = False
+    return grain

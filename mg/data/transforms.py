@@ -1,0 +1,62 @@
+"""Arithmetic of clips in numpy and Pillow: pixel values, lengths in time, resize and crop."""
+
+import numpy as np
+from PIL import Image
+
+
+def to_float(frames: np.ndarray) -> np.ndarray:
+    """Turn frames, uint8 (... t h w c), into video, float32 (... c t h w) in [-1, 1]."""
+    video = np.ascontiguousarray(np.moveaxis(frames, -1, -4)).astype(np.float32)
+    video /= 127.5
+    video -= 1.0
+    return video
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+    """Turn video, floats (... c t h w) in [-1, 1], into frames, uint8 (... t h w c).
+
+    Values are rounded to the nearest level and clipped, so every level survives
+    `to_uint8(to_float(frames))`.
+    """
+    levels = np.rint((np.asarray(video, np.float32) + 1.0) * 127.5)
+    frames = np.clip(levels, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(frames, -4, -1))
+
+
+def mirrored_indices(num_available: int, num_wanted: int) -> np.ndarray:
+    """Extend 0 .. num_available - 1 to `num_wanted` indices by mirroring in time.
+
+    Three frames become 0 1 2 1 0 1 2 ...; a single one repeats.
+    """
+    period = max(2 * (num_available - 1), 1)
+    phase = np.arange(num_wanted) % period
+    return np.where(phase < num_available, phase, period - phase)
+
+
+def resize_and_crop(
+    frame: np.ndarray, image_size: int, where: tuple[float, float] = (0.5, 0.5)
+) -> np.ndarray:
+    """Resize a frame's short side to `image_size`, then crop a square of that size.
+
+    The resize is bicubic and antialiased. Only the pixels that are kept are computed.
+
+    Args:
+        frame: uint8 (h w 3).
+        image_size: the square's side in pixels.
+        where: the square's place along (height, width), each in [0, 1): 0 is the top or left
+            edge, 0.5 the centre.
+
+    Returns:
+        uint8 (image_size image_size 3).
+    """
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    scale = side / image_size  # source pixels per pixel of the result
+    # The square lies on the grid of the resized frame, as if all of that had been computed.
+    rows, columns = (length * image_size // side - image_size + 1 for length in (height, width))
+    top, left = int(where[0] * rows) * scale, int(where[1] * columns) * scale
+    box = (left, top, min(left + side, width), min(top + side, height))
+    resized = Image.fromarray(frame).resize(
+        (image_size, image_size), Image.Resampling.BICUBIC, box=box
+    )
+    return np.asarray(resized)

@@ -1,0 +1,45 @@
+import pytest
+
+from mg.data import read_index
+
+
+def test_names_come_in_the_order_of_the_csv(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_text('video,label\nb/2.mp4,x\n\n"a, 1.mp4",y\n/abs/3.mp4,z\n../4.mp4,\n')
+    assert read_index(path, tmp_path) == ["b/2.mp4", "a, 1.mp4", "/abs/3.mp4", "../4.mp4"]
+
+
+def test_column_can_be_chosen_and_spreadsheet_text_is_read(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_bytes("\ufeffclip, label\r\nvidéo.mp4, x\r\n".encode())
+    assert read_index(path, tmp_path, video_column="clip") == ["vidéo.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no column 'video'; its columns are: none"),
+        (b"video\n", "names no video"),
+        (b"path,label\na.mp4,1\n", "no column 'video'; its columns are: path, label"),
+        (b"label,video\n1,a.mp4\n2,\n", "line 3: no name in column 'video'"),
+        (b"label,video\n1,a.mp4\n2\n", "line 3: no name in column 'video'"),
+        (b"video\n\xff\xfe.mp4\n", "not a CSV file of UTF-8 text"),
+        (b"video\n" + b"a" * 200_000, "not a CSV file of UTF-8 text"),
+    ],
+)
+def test_flaw_of_the_csv_is_one_clear_line(tmp_path, content, message):
+    path = tmp_path / "index.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        read_index(path, tmp_path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_csv_and_missing_folder_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.csv: no such CSV file"):
+        read_index(tmp_path / "none.csv", tmp_path)
+    (tmp_path / "index.csv").write_text("video\na.mp4\n")
+    with pytest.raises(FileNotFoundError, match="nowhere: no such video folder"):
+        read_index(tmp_path / "index.csv", tmp_path / "nowhere")
