@@ -4,6 +4,10 @@ What is called from a module's `forward` is compiled in graph mode too, so it ke
 that MindSpore's graph compiler reads.
 """
 
+# MindSpore's own annotations call many tensors None.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false
+
 import logging
 from collections.abc import Callable, Sequence
 
@@ -78,7 +82,7 @@ def set_device(target: str) -> None:
         ms.set_device(target)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device_target is {target!r}, but MindSpore here says: {reason}") from None
+        raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
 
 
 def dtype(name: str) -> ms.dtype.Type:
@@ -86,14 +90,15 @@ def dtype(name: str) -> ms.dtype.Type:
         raise ValueError(f"dtype is {name!r}, expected one of {', '.join(_DTYPES)}")
     if name != "fp32" and ms.get_context("device_target") == "CPU":
         raise ValueError(
-            f"dtype is {name!r}, but MindSpore has no {name} convolution on the CPU: use dtype fp32 "
+            f"dtype is {name!r}, but MindSpore has no {name} convolution on the CPU: use fp32 "
             "there, or an Ascend device"
         )
     return _DTYPES[name]
 
 
-def parameter(array: np.ndarray) -> ms.Parameter:
-    return ms.Parameter(Tensor(np.ascontiguousarray(array), ms.float32))
+def parameter(array: np.ndarray, *, trainable: bool = True) -> ms.Parameter:
+    values = Tensor(np.ascontiguousarray(array), ms.float32)
+    return ms.Parameter(values, requires_grad=trainable)
 
 
 def named_parameters(module: Module) -> dict[str, ms.Parameter]:
@@ -234,8 +239,16 @@ def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
     return ms.jit(function, jit_level=jit_level)
 
 
-def value_and_grad(function: Callable, parameters: Sequence[ms.Parameter]) -> Callable:
-    return ms.value_and_grad(function, None, ms.ParameterTuple(parameters), has_aux=True)
+def value_and_grad(
+    function: Callable,
+    parameters: Sequence[ms.Parameter],
+    *,
+    compile: bool = False,
+    jit_level: str = "O0",
+) -> Callable:
+    differentiated = ms.value_and_grad(function, None, ms.ParameterTuple(parameters), has_aux=True)
+
+    return ms.jit(differentiated, jit_level=jit_level) if compile else differentiated
 
 
 class AdamW:

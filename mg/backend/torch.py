@@ -84,9 +84,10 @@ def dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def parameter(array: np.ndarray) -> torch.nn.Parameter:
-    """A trainable float32 parameter with the values of `array`, on the current device."""
-    return torch.nn.Parameter(torch.tensor(array, dtype=torch.float32, device=_device))
+def parameter(array: np.ndarray, *, trainable: bool = True) -> torch.nn.Parameter:
+    """A float32 parameter with the values of `array`, on the current device."""
+    values = torch.tensor(array, dtype=torch.float32, device=_device)
+    return torch.nn.Parameter(values, requires_grad=trainable)
 
 
 def named_parameters(module: Module) -> dict[str, torch.nn.Parameter]:
@@ -245,13 +246,18 @@ def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
 
 
 def value_and_grad(
-    function: Callable[..., tuple[Tensor, ...]], parameters: Sequence[torch.nn.Parameter]
+    function: Callable[..., tuple[Tensor, ...]],
+    parameters: Sequence[torch.nn.Parameter],
+    *,
+    compile: bool = False,
+    jit_level: str = "O0",
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """From a function that returns (loss, *others): one that returns that tuple, detached, and the
-    gradients of the loss with respect to `parameters`."""
+    gradients of the loss with respect to `parameters`; compiled as by `compile` if asked for."""
+    compiled = torch.compile(function, dynamic=False) if compile else function
 
     def differentiated(*args):
-        outputs = function(*args)
+        outputs = compiled(*args)
         gradients = torch.autograd.grad(outputs[0], parameters)
         return tuple(output.detach() for output in outputs), gradients
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -162,7 +162,7 @@ class TrainingBatches(Iterator[Batch]):
         """End the worker processes; the batches cannot be iterated any more."""
         self._finalizer()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainingBatches":
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -19,6 +19,7 @@ from mg.backend import (
     group_norm,
     linear,
     parameter,
+    recompute,
     silu,
     temporal_conv,
     upsample_conv2d,
@@ -32,6 +33,7 @@ class Setting:
     groups: int
     over_clip: bool  # group norm over the clip, not over each frame
     upsample_padding: str
+    use_recompute: bool
     rng: np.random.Generator  # draws the initial weights
 
 
@@ -123,6 +125,13 @@ class ResnetBlock(Module):
         if self.has_shortcut:
             x = self.nin_shortcut(x)
         return x + h
+
+
+def residual_blocks(setting, in_channels, out_channels, count):
+    """`count` residual blocks in a row, the first from `in_channels`."""
+    widths = [in_channels] + [out_channels] * (count - 1)
+    blocks = [ResnetBlock(setting, width, out_channels) for width in widths]
+    return ModuleList([recompute(block) if setting.use_recompute else block for block in blocks])
 
 
 class SpatialAttention(Module):

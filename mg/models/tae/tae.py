@@ -18,13 +18,13 @@ from mg.models.tae.layers import (
     Conv,
     GroupNorm,
     MiddleBlock,
-    ResnetBlock,
     Setting,
     SpatialConv,
     SpatialDownsample,
     SpatialUpsample,
     TemporalDownsample,
     TemporalUpsample,
+    residual_blocks,
 )
 from mg.models.tae.tiling import tiled
 from mg.models.tae.weights import infer_sizes, is_mindone, load_strictly, read_weights
@@ -93,10 +93,7 @@ class EncoderLevel(Module):
 
     def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
         super().__init__()
-        channels = [in_channels] + [out_channels] * num_blocks
-        self.block = ModuleList(
-            [ResnetBlock(setting, c, out_channels) for c in channels[:-1]]
-        )
+        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
         self.has_resampling = has_resampling
         if has_resampling:
             self.downsample_spat = SpatialDownsample(setting, out_channels)
@@ -115,10 +112,7 @@ class DecoderLevel(Module):
 
     def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
         super().__init__()
-        channels = [in_channels] + [out_channels] * num_blocks
-        self.block = ModuleList(
-            [ResnetBlock(setting, c, out_channels) for c in channels[:-1]]
-        )
+        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
         self.has_resampling = has_resampling
         if has_resampling:
             self.upsample_spat = SpatialUpsample(setting, out_channels)
@@ -247,6 +241,7 @@ class TemporalAutoencoder(Module):
             groups=self.config["num_groups"],
             over_clip=self.config["norm_scope"] == "clip",
             upsample_padding=self.config["upsample_padding"],
+            use_recompute=use_recompute,
             rng=np.random.default_rng(seed),
         )
         z_channels = self.config["z_channels"]
@@ -261,9 +256,6 @@ class TemporalAutoencoder(Module):
 
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
-        if use_recompute:
-            for block in _resnet_blocks(self):
-                backend.recompute(block)
         self._encode_tile, self._decode_tile = self.moments, self.pixels
         if compile:
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
@@ -374,7 +366,7 @@ class TemporalAutoencoder(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x `(b c t h w)` from its posterior's mean, in the same size."""
         _, mean, _ = self.encode(x, sample=False)
-        return self.decode(mean, num_target_frames=x.shape[2], target_size=tuple(x.shape[3:]))
+        return self.decode(mean, x.shape[2], (x.shape[3], x.shape[4]))
 
     def scale(self, z: Tensor) -> Tensor:
         """Raw latents to scaled latents, as latent diffusion models are trained on."""
@@ -384,7 +376,7 @@ class TemporalAutoencoder(Module):
         """Scaled latents to raw latents."""
         return z / self.config["scaling_factor"] + self.config["shift_factor"]
 
-    def latent_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
+    def latent_size(self, t: int, h: int, w: int) -> tuple[int, ...]:
         """The latents' frames, height and width of a video of t frames, h rows, w columns."""
         return tuple(-(-size // self.compression) for size in (t, h, w))
 
@@ -420,9 +412,3 @@ def _extend(x: Tensor, axis: int, count: int) -> Tensor:
         return x
     last = x[(slice(None),) * axis + (slice(x.shape[axis] - 1, x.shape[axis]),)]
     return cat([x] + [last] * count, axis)
-
-
-def _resnet_blocks(tae: TemporalAutoencoder) -> list[ResnetBlock]:
-    encoder, decoder = tae.encoder, tae.decoder
-    blocks = [block for level in (*encoder.down, *decoder.up) for block in level.block]
-    return [*blocks, *(block for m in (encoder.mid, decoder.mid) for block in (m.block_1, m.block_2))]

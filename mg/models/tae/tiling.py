@@ -39,21 +39,22 @@ def tiled(
         ValueError: see `tile_spans`.
     """
     spans = tile_spans(x.shape[axis], tile, overlap)
-    pieces, tail = [], None  # tail: the end of the last tile, to be blended into the next
-    for number, (start, stop) in enumerate(spans):
+    pieces = []
+    shared = 0  # length along `axis` of what two results have in common
+    for start, stop in spans:
         y = function(_cut(x, axis, start, stop))
-        if tail is not None:
-            shared = tail.shape[axis]
-            pieces.append(_blend(tail, _cut(y, axis, 0, shared), axis))
+        if not pieces:  # the first tile is whole, unless it is the only one
+            shared = y.shape[axis] * overlap // tile
+        elif shared:
+            before = pieces.pop()
+            kept = before.shape[axis] - shared
+            if kept:
+                pieces.append(_cut(before, axis, 0, kept))
+            end = _cut(before, axis, kept, before.shape[axis])
+            pieces.append(_blend(end, _cut(y, axis, 0, shared), axis))
             y = _cut(y, axis, shared, y.shape[axis])
-        if overlap and number < len(spans) - 1:
-            # A tile before the last is whole, and what it shares with the next is this part of it.
-            shared = (y.shape[axis] if tail is None else y.shape[axis] + shared) * overlap // tile
-            kept = y.shape[axis] - shared
-            tail, y = _cut(y, axis, kept, y.shape[axis]), _cut(y, axis, 0, kept)
-        if y.shape[axis]:
-            pieces.append(y)
-    return cat(pieces, axis) if len(pieces) > 1 else pieces[0]
+        pieces.append(y)
+    return pieces[0] if len(pieces) == 1 else cat(pieces, axis)
 
 
 def _cut(x: Tensor, axis: int, start: int, stop: int) -> Tensor:

@@ -106,7 +106,7 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
 def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
     """Give `parameters` the values of `arrays`, all or none.
 
-    Parameters that mindone's checkpoints carry but no forward pass uses are dropped with a log line.
+    Parameters of mindone's checkpoints that no forward pass uses are dropped with a log line.
 
     Raises:
         ValueError: a parameter is missing, unexpected, or of another shape; all are counted, the

@@ -1,0 +1,52 @@
+"""What all commands share: reading the command line, and saying what went wrong in one line."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+BAD_INPUT = 2
+SOME_FAILED = 1
+INTERRUPTED = 130
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        lines = [line.strip(" -") for line in message.strip().splitlines()]
+        self.exit(BAD_INPUT, f"{self.prog}: error: {' '.join(filter(None, lines))}\n")
+
+
+def settings_parser(settings: type, description: str) -> Parser:
+    """A parser with an option for every field of a dataclass, and `--config` for a YAML of them."""
+    parser = Parser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    parser.add_class_arguments(settings)
+    return parser
+
+
+def parse(parser: Parser, settings: type, args: list[str] | None):
+    """The dataclass `settings` made from the command line.
+
+    Raises:
+        ValueError: the dataclass refuses a value.
+    """
+    values = parser.parse_args(args).as_dict()
+    values.pop("config")
+    return settings(**values)
+
+
+def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:
+    """Run a command; a user's mistake becomes one line on stderr. Returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        return command(args) or 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

@@ -1,0 +1,32 @@
+"""Rewrite a checkpoint in the other format: `.ckpt` (needs MindSpore) or `.safetensors`."""
+
+import sys
+
+from mg.cli.command import Parser, run
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Rewrite a TAE checkpoint, one of mindone's too, as .safetensors (read on both "
+        "frameworks) or as .ckpt. Whatever is a .ckpt needs MindSpore."
+    )
+    parser.add_argument("--src", required=True, help="Checkpoint to read.")
+    parser.add_argument("--target", required=True, help="Checkpoint to write.")
+    options = parser.parse_args(args)
+    from mg.backend import named_parameters, to_numpy
+    from mg.models.tae.tae import TemporalAutoencoder
+    from mg.models.tae.weights import write_weights
+
+    tae = TemporalAutoencoder(options.src)  # so that what does not fit is found here
+    arrays = {name: to_numpy(value) for name, value in named_parameters(tae).items()}
+    write_weights(options.target, arrays, tae.config)
+    print(f"Wrote {options.target}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `python -m mg.cli.convert_checkpoint`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Make the LPIPS weights' file from torchvision's features and the `lpips` package's heads."""
+
+import re
+import sys
+from pathlib import Path
+
+from mg.cli.command import Parser, run
+
+_KEPT = re.compile(r"^(features\.\d+\.|lin\d+\.model\.1\.)")
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Join torchvision's VGG16 (vgg16-397923af.pth) or SqueezeNet 1.1 "
+        "(squeezenet1_1-b8a52dc0.pth) and the lpips package's heads (lpips/weights/v0.1/vgg.pth or "
+        "squeeze.pth) into one .safetensors. Needs PyTorch."
+    )
+    parser.add_argument("--features", required=True, help="torchvision's .pth file.")
+    parser.add_argument("--heads", required=True, help="The lpips package's .pth file.")
+    parser.add_argument("--target", required=True, help="The .safetensors file to write.")
+    options = parser.parse_args(args)
+    from safetensors.numpy import save_file
+
+    from mg.files import atomic_path
+
+    arrays = {**_read(options.features), **_read(options.heads)}
+    kept = {name: array for name, array in arrays.items() if _KEPT.match(name)}
+    with atomic_path(options.target) as temporary:
+        save_file(kept, temporary)
+        from mg.losses.lpips import LPIPS
+
+        LPIPS(temporary)  # raises, and nothing is written, if the two do not make a metric
+    print(f"Wrote {options.target}")
+
+
+def _read(path: str) -> dict:
+    """The arrays of a PyTorch file, read without unpickling anything but tensors."""
+    import pickle
+
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("reading .pth files needs PyTorch: pip install torch") from None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.contiguous().numpy() for name, tensor in loaded.items()}
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
+        raise ValueError(f"{path}: not a PyTorch file of tensors ({reason})") from None
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `python -m mg.cli.convert_lpips`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Reconstruct videos by a TAE and measure PSNR and SSIM."""
+
+import sys
+
+from mg.cli.command import SOME_FAILED, parse, run, settings_parser
+
+
+def command(args: list[str] | None) -> int:
+    from mg.evaluation.evaluate import Evaluation, evaluate
+
+    parser = settings_parser(Evaluation, "Reconstruct videos by a TAE and measure PSNR and SSIM.")
+    evaluation = parse(parser, Evaluation, args)
+    summary = evaluate(evaluation)
+    lpips = "" if summary["lpips"] is None else f", LPIPS {summary['lpips']:.4f}"
+    print(
+        f"PSNR {summary['psnr']:.2f} dB, SSIM {summary['ssim']:.4f}{lpips}: "
+        f"means over {summary['videos']} videos, {summary['failed']} failed. "
+        f"Videos and metrics: {evaluation.output_path}"
+    )
+    return SOME_FAILED if summary["failed"] else 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `scripts/inference_tae.py`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Make a TAE's first checkpoint from an image autoencoder's."""
+
+import sys
+
+from mg.cli.command import Parser, run
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Inflate an image autoencoder (diffusers' AutoencoderKL, such as Stable "
+        "Diffusion 3.5's or FLUX.1's) to a TAE that treats every frame as it does."
+    )
+    parser.add_argument(
+        "--src",
+        required=True,
+        help="diffusion_pytorch_model.safetensors, or the directory that holds it and config.json, "
+        "which then gives sizes, scaling and shift.",
+    )
+    parser.add_argument(
+        "--target",
+        required=True,
+        help="Checkpoint to write, named *.safetensors or (MindSpore) *.ckpt.",
+    )
+    options = parser.parse_args(args)
+    from mg.models.tae.inflation import inflate
+    from mg.models.tae.weights import write_weights
+
+    arrays, config = inflate(options.src)
+    write_weights(options.target, arrays, config)
+    count = sum(array.size for array in arrays.values())
+    print(f"Wrote {options.target}: {count / 1e6:.1f} M parameters, config {config}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `inflate_vae_to_tae.py`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How good reconstructions are, and the files by which a person sees it."""

@@ -1,0 +1,208 @@
+"""Reconstruct the videos of a data set and say how well."""
+
+import csv
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mg import backend
+from mg.data import (
+    VideoError,
+    count_frames,
+    load_clip,
+    read_fps,
+    read_index,
+    to_float,
+    to_uint8,
+    write_video,
+)
+from mg.evaluation.metrics import psnr, ssim
+from mg.files import atomic_path
+from mg.losses.lpips import LPIPS
+from mg.models.tae.tae import TemporalAutoencoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to reconstruct, with which weights.
+
+    Args:
+        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
+        csv_path: CSV file with a column of videos, relative to video_folder.
+        video_folder: Folder of the videos.
+        output_path: Where reconstructions, metrics.csv and metrics.json go.
+        video_column: Name of the CSV's column of videos.
+        batch_size: Videos reconstructed at a time.
+        num_frames: First frames of each video to reconstruct; all of a shorter video.
+        image_size: Short side is resized to it, then its centre square is taken.
+        sample_stride: Take every n-th frame.
+        use_tile: Encode and decode tiles of 32 frames to save memory.
+        lpips_weights: Also measure LPIPS with these weights, a .safetensors made by
+            `python -m mg.cli.convert_lpips`.
+        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
+        compile: Graph mode on MindSpore, torch.compile on PyTorch; otherwise eager.
+    """
+
+    ckpt_path: str
+    csv_path: str
+    video_folder: str
+    output_path: str = "samples/recons"
+    video_column: str = "video"
+    batch_size: int = 1
+    num_frames: int = 32
+    image_size: int = 256
+    sample_stride: int = 1
+    use_tile: bool = False
+    lpips_weights: str | None = None
+    dtype: str = "fp32"
+    device_target: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self):
+        for key in ("batch_size", "num_frames", "image_size", "sample_stride"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 1")
+
+
+@dataclass
+class Result:
+    """A video's row of metrics.csv: means over its frames, or what was wrong with it."""
+
+    video: str
+    frames: int = 0
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    error: str = ""
+
+
+def evaluate(evaluation: Evaluation) -> dict:
+    """Reconstruct every video from its posterior's mean and write, into `output_path`, each
+    reconstruction, it beside the original, `metrics.csv` and `metrics.json`.
+
+    A video that cannot be read is reported in `metrics.csv`, and the rest goes on.
+
+    Returns:
+        What `metrics.json` holds: "psnr" (dB), "ssim" and, where asked for, "lpips": means over
+        frames, then over videos; "videos" and "failed", counts; the settings, the network's config,
+        the checkpoint's SHA-256 and the framework.
+
+    Raises:
+        ValueError, OSError: something is wrong with settings, data set, checkpoint or directory, or
+            no video could be read.
+    """
+    backend.set_device(evaluation.device_target)
+    names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
+    tae = TemporalAutoencoder(
+        evaluation.ckpt_path,
+        use_tile=evaluation.use_tile,
+        dtype=evaluation.dtype,
+        compile=evaluation.compile,
+    )
+    lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
+    output = Path(evaluation.output_path)
+    output.mkdir(parents=True, exist_ok=True)
+
+    results: list[Result] = []
+    with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
+        for start in range(0, len(names), evaluation.batch_size):
+            batch = names[start : start + evaluation.batch_size]
+            results += _evaluate_batch(evaluation, tae, lpips, output, batch)
+            progress.update(len(batch))
+    measured = [result for result in results if not result.error]
+    if not measured:
+        raise ValueError(f"{evaluation.csv_path}: none of its {len(names)} videos could be read")
+    _write_rows(output / "metrics.csv", results)
+    summary = {
+        **{key: _mean(measured, key) for key in ("psnr", "ssim", "lpips")},
+        "videos": len(measured),
+        "failed": len(results) - len(measured),
+        "settings": asdict(evaluation),
+        "tae_config": tae.config,
+        "checkpoint_sha256": _sha256(Path(evaluation.ckpt_path)),
+        "framework": f"{backend.name} {backend.version}",
+    }
+    with atomic_path(output / "metrics.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def reconstruction_path(output: Path, name: str) -> Path:
+    """Where the reconstruction of the video `name` of the CSV goes: its own path below `output`,
+    which it cannot leave, ending in .mp4."""
+    inside = [part for part in PurePath(name).parts if part not in ("..", PurePath(name).anchor)]
+    path = output.joinpath(*inside)
+    return path if path.suffix == ".mp4" else path.with_name(path.name + ".mp4")
+
+
+def _evaluate_batch(evaluation, tae, lpips, output, names) -> list[Result]:
+    results, clips = [], []
+    for name in names:
+        result = Result(name)
+        path = Path(evaluation.video_folder) / name
+        try:
+            clip = load_clip(
+                path,
+                evaluation.num_frames,
+                evaluation.image_size,
+                sample_stride=evaluation.sample_stride,
+            )
+            available = -(-count_frames(path) // evaluation.sample_stride)
+            result.frames = min(available, evaluation.num_frames)
+            clips.append((result, clip, read_fps(path) / evaluation.sample_stride))
+        except (VideoError, OSError) as error:
+            result.error = str(error)
+            logger.warning("%s", error)
+        results.append(result)
+    if clips:
+        with backend.no_grad():
+            videos = backend.from_numpy(np.stack([clip for _, clip, _ in clips]))
+            reconstructions = backend.to_numpy(tae(videos))
+        for (result, clip, fps), reconstruction in zip(clips, reconstructions, strict=True):
+            frames = to_uint8(clip[:, : result.frames])
+            reconstructed = to_uint8(reconstruction[:, : result.frames])
+            result.psnr = float(psnr(frames, reconstructed).mean())
+            result.ssim = float(ssim(frames, reconstructed).mean())
+            if lpips is not None:
+                result.lpips = _lpips(lpips, frames, reconstructed)
+            target = reconstruction_path(output, result.video)
+            write_video(target, reconstructed, fps)
+            beside = np.concatenate([frames, reconstructed], axis=2)
+            write_video(target.with_name(f"{target.stem}_side_by_side.mp4"), beside, fps)
+    return results
+
+
+def _lpips(lpips: LPIPS, frames: np.ndarray, reconstruction: np.ndarray) -> float:
+    with backend.no_grad():
+        pair = [backend.from_numpy(to_float(f)[None]) for f in (frames, reconstruction)]
+        return float(lpips(*pair).mean())
+
+
+def _mean(results: list[Result], key: str) -> float | None:
+    values = [getattr(result, key) for result in results]
+    return None if None in values else float(np.mean(values))
+
+
+def _write_rows(path: Path, results: list[Result]) -> None:
+    rows = [asdict(result) for result in results]
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

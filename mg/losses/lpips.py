@@ -1,0 +1,162 @@
+"""LPIPS v0.1 (Zhang et al. 2018) on VGG16 or SqueezeNet 1.1 features.
+
+Weights come from a safetensors file with the names of their sources: the features as torchvision
+names them (`features.0.weight`), the heads as the `lpips` package does (`lin0.model.1.weight`).
+`python -m mg.cli.convert_lpips` makes it. Which of the two networks it is, its names tell.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from mg.backend import Module, ModuleList, Tensor, cat, conv2d, max_pool2d, parameter, relu
+
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+_TINY = 1e-20
+
+# Layers by torchvision's index: "conv", "pool" or "fire"; a tuple is compared as one feature map.
+_VGG16 = (
+    (("conv", 0), ("conv", 2)),
+    (("pool", 4), ("conv", 5), ("conv", 7)),
+    (("pool", 9), ("conv", 10), ("conv", 12), ("conv", 14)),
+    (("pool", 16), ("conv", 17), ("conv", 19), ("conv", 21)),
+    (("pool", 23), ("conv", 24), ("conv", 26), ("conv", 28)),
+)
+_SQUEEZENET = (
+    (("conv", 0),),
+    (("pool", 2), ("fire", 3), ("fire", 4)),
+    (("pool", 5), ("fire", 6), ("fire", 7)),
+    (("pool", 8), ("fire", 9)),
+    (("fire", 10),),
+    (("fire", 11),),
+    (("fire", 12),),
+)
+
+
+class FrozenConv(Module):
+    """A convolution and ReLU that training does not change."""
+
+    def __init__(self, arrays, name, stride=1, padding=0):
+        super().__init__()
+        self.weight = parameter(arrays[f"{name}.weight"], trainable=False)
+        self.bias = parameter(arrays[f"{name}.bias"], trainable=False)
+        self.stride, self.padding = stride, (padding,) * 4
+
+    def forward(self, x):
+        return relu(conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding))
+
+
+class Fire(Module):
+    """SqueezeNet's block: squeeze to few channels, expand by 1x1 and 3x3 convolutions."""
+
+    def __init__(self, arrays, name):
+        super().__init__()
+        self.squeeze = FrozenConv(arrays, f"{name}.squeeze")
+        self.expand1x1 = FrozenConv(arrays, f"{name}.expand1x1")
+        self.expand3x3 = FrozenConv(arrays, f"{name}.expand3x3", padding=1)
+
+    def forward(self, x):
+        x = self.squeeze(x)
+        return cat((self.expand1x1(x), self.expand3x3(x)), 2)
+
+
+class MaxPool(Module):
+    """VGG16's pooling of 2 or SqueezeNet's of 3, both with stride 2."""
+
+    def __init__(self, kernel):
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x):
+        return max_pool2d(x, kernel=self.kernel, stride=2, ceil_mode=self.kernel == 3)
+
+
+class Stage(Module):
+    """The layers between two compared feature maps, and the weights of the latter's channels."""
+
+    def __init__(self, layers, head):
+        super().__init__()
+        self.layers = ModuleList(layers)
+        self.head = parameter(head, trainable=False)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def distance(self, x, y):
+        """(b t): weighted squares of differences of unit vectors, mean over positions."""
+        difference = _unit(x) - _unit(y)
+        b, t, c, h, w = x.shape
+        squares = (difference * difference).reshape(b, t, c, h * w).mean(3)
+        return (squares * self.head).sum(2)
+
+
+class LPIPS(Module):
+    """The perceptual distance of frames.
+
+    Args:
+        weights: a safetensors file, see the module's text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not the weights of LPIPS on VGG16 or SqueezeNet 1.1.
+    """
+
+    def __init__(self, weights: str | os.PathLike):
+        super().__init__()
+        arrays = _read(weights)
+        squeeze = "features.3.squeeze.weight" in arrays
+        try:
+            stages = [
+                Stage(
+                    [_layer(arrays, kind, index, squeeze) for kind, index in layers],
+                    arrays[f"lin{number}.model.1.weight"].reshape(-1),
+                )
+                for number, layers in enumerate(_SQUEEZENET if squeeze else _VGG16)
+            ]
+        except KeyError as error:
+            raise ValueError(f"{weights}: not the weights of LPIPS, {error} is missing") from None
+        self.stages = ModuleList(stages)
+        self.shift = parameter(np.reshape(SHIFT, (3, 1, 1)), trainable=False)
+        self.scale = parameter(np.reshape(SCALE, (3, 1, 1)), trainable=False)
+
+    def forward(self, video: Tensor, target: Tensor) -> Tensor:
+        """LPIPS of each frame `(b t)` between two videos `(b 3 t h w)` in [-1, 1]."""
+        x = (video.permute(0, 2, 1, 3, 4) - self.shift) / self.scale
+        y = (target.permute(0, 2, 1, 3, 4) - self.shift) / self.scale
+        distances = []
+        for stage in self.stages:
+            x, y = stage(x), stage(y)
+            distances.append(stage.distance(x, y))  # type: ignore
+        total = distances[0]
+        for distance in distances[1:]:
+            total = total + distance
+        return total
+
+
+def _layer(arrays, kind, index, squeeze):
+    name = f"features.{index}"
+    if kind == "pool":
+        return MaxPool(3 if squeeze else 2)
+    if kind == "fire":
+        return Fire(arrays, name)
+    return FrozenConv(arrays, name, stride=2) if squeeze else FrozenConv(arrays, name, padding=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scale each position's vector over channels to length 1."""
+    return x / ((x * x).sum(2) + _TINY).sqrt().reshape(x.shape[0], x.shape[1], 1, *x.shape[3:])
+
+
+def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of LPIPS weights")
+    try:
+        return load_file(path)
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None

@@ -1,0 +1,1 @@
+"""From a recipe and videos to a trained network."""

@@ -1,0 +1,130 @@
+"""Everything that decides a training run, in one flat place."""
+
+from dataclasses import asdict, dataclass, field
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. Each key can stand in the YAML file and, after it, on the command line.
+
+    Args:
+        csv_path: CSV file with a column of videos, relative to video_folder.
+        video_folder: Folder of the videos.
+        output_path: Run directory to make: checkpoint, metrics, TensorBoard, this recipe.
+        video_column: Name of the CSV's column of videos.
+        num_frames: Frames of a clip; shorter videos are mirrored in time.
+        image_size: Height and width of a clip in pixels, a multiple of the network's compression.
+        sample_stride: Take every n-th frame of a video.
+        batch_size: Clips in a batch.
+        random_crop: Crop a random square of the frame instead of its centre.
+        random_flip: Mirror half of the clips horizontally.
+        mixed_strategy: Lengths of batches: video_only, image_only, mixed_video_image (a share of
+            batches are images), mixed_video_random (1 or a multiple of 8 frames, at random).
+        mixed_image_ratio: Share of image batches for mixed_video_image.
+        num_workers: Processes that read videos; 0 reads in the training process.
+        pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
+        tae_config: Keys of TAE_CONFIG to change, when there is no pretrained.
+        use_recompute: Compute activations twice instead of keeping them, to save memory.
+        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        seed: Of initial weights, order, crops, lengths and sampled latents.
+        device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
+        compile: Graph mode on MindSpore, torch.compile on PyTorch; otherwise eager.
+        jit_level: MindSpore's graph compilation level, O0 or O1.
+        reconstruction_weight: Of the L1 loss.
+        perceptual_weight: Of LPIPS; needs lpips_weights.
+        lpips_weights: LPIPS weights, a .safetensors made by `python -m mg.cli.convert_lpips`.
+        kl_weight: Of the KL divergence of the latents.
+        use_outlier_penalty_loss: Add the paper's outlier penalty loss.
+        opl_weight: Of the outlier penalty loss, where used.
+        train_steps: Updates of the weights.
+        learning_rate: After warm-up.
+        scheduler: constant, or cosine (down to end_learning_rate at the last step).
+        end_learning_rate: Where the cosine ends.
+        warmup_steps: Updates during which the learning rate rises linearly from 0.
+        betas: Of AdamW.
+        optim_eps: Epsilon of AdamW.
+        weight_decay: Of AdamW, decoupled.
+        max_grad_norm: Gradients with a larger global norm are scaled down to it; 0 for never.
+        gradient_accumulation_steps: Batches whose gradients are averaged into one update.
+        log_interval: Updates between two entries of the metrics.
+        ckpt_save_steps: Updates between two writes of the checkpoint; 0 for the end only.
+    """
+
+    csv_path: str
+    video_folder: str
+    output_path: str
+    video_column: str = "video"
+    num_frames: int = 32
+    image_size: int = 256
+    sample_stride: int = 1
+    batch_size: int = 1
+    random_crop: bool = True
+    random_flip: bool = False
+    mixed_strategy: str = "video_only"
+    mixed_image_ratio: float = 0.2
+    num_workers: int = 2
+    pretrained: str | None = None
+    tae_config: dict = field(default_factory=dict)
+    use_recompute: bool = False
+    dtype: str = "fp32"
+    seed: int = 0
+    device_target: str = "auto"
+    compile: bool = True
+    jit_level: str = "O0"
+    reconstruction_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    lpips_weights: str | None = None
+    kl_weight: float = 1e-6
+    use_outlier_penalty_loss: bool = False
+    opl_weight: float = 1e5
+    train_steps: int = 100_000
+    learning_rate: float = 1e-5
+    scheduler: str = "constant"
+    end_learning_rate: float = 1e-7
+    warmup_steps: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    optim_eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
+    log_interval: int = 1
+    ckpt_save_steps: int = 1000
+
+    def __post_init__(self):
+        least = {
+            **dict.fromkeys(("num_frames", "image_size", "sample_stride", "batch_size"), 1),
+            **dict.fromkeys(("train_steps", "gradient_accumulation_steps", "log_interval"), 1),
+            **dict.fromkeys(("num_workers", "warmup_steps", "ckpt_save_steps", "seed"), 0),
+            **dict.fromkeys(("learning_rate", "end_learning_rate", "weight_decay"), 0),
+            **dict.fromkeys(("reconstruction_weight", "perceptual_weight", "kl_weight"), 0),
+            **dict.fromkeys(("opl_weight", "optim_eps", "max_grad_norm"), 0),
+        }
+        for key, minimum in least.items():
+            if not getattr(self, key) >= minimum:
+                raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
+        for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}, expected two numbers in [0, 1)")
+        if self.perceptual_weight > 0 and self.lpips_weights is None:
+            raise ValueError(
+                "perceptual_weight is positive but lpips_weights is not given: make them with "
+                "`python -m mg.cli.convert_lpips` (README, Prepare weights), or set "
+                "perceptual_weight to 0"
+            )
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each loss term by its name."""
+        return {
+            "reconstruction": self.reconstruction_weight,
+            "perceptual": self.perceptual_weight,
+            "kl": self.kl_weight,
+            "outlier_penalty": self.opl_weight if self.use_outlier_penalty_loss else 0.0,
+        }
+
+    def to_yaml(self) -> str:
+        """This recipe as a YAML file that `--config` reads."""
+        return yaml.safe_dump({**asdict(self), "betas": [*self.betas]}, sort_keys=False)

@@ -1,0 +1,22 @@
+"""When things happen: pure functions of the step."""
+
+import math
+
+from mg.training.recipe import Recipe
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Of update `step`, counted from 0: linear warm-up, then constant or cosine."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    if recipe.scheduler == "constant":
+        return recipe.learning_rate
+    done = (step - recipe.warmup_steps) / max(recipe.train_steps - 1 - recipe.warmup_steps, 1)
+    span = recipe.learning_rate - recipe.end_learning_rate
+    return recipe.end_learning_rate + 0.5 * span * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether what happens `every` so many updates (0: never) and at the `last` happens after
+    update `step`, counted from 1."""
+    return step == last or (every > 0 and step % every == 0)
