@@ -22,6 +22,7 @@ __all__ = [
     "cat",
     "checkpoint_suffix",
     "compile",
+    "compiles_by_default",
     "conv2d",
     "dtype",
     "from_numpy",
@@ -50,6 +51,7 @@ ModuleList = torch.nn.ModuleList
 version = torch.__version__
 checkpoint_suffix = ".safetensors"
 """The suffix of the checkpoints that training writes."""
+compiles_by_default = False  # torch.compile takes minutes on a CPU
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -249,12 +251,13 @@ def value_and_grad(
     function: Callable[..., tuple[Tensor, ...]],
     parameters: Sequence[torch.nn.Parameter],
     *,
-    compile: bool = False,
+    compile: bool | None = None,
     jit_level: str = "O0",
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """From a function that returns (loss, *others): one that returns that tuple, detached, and the
-    gradients of the loss with respect to `parameters`; compiled as by `compile` if asked for."""
+    gradients of the loss with respect to `parameters`; compiled as by `compile` if asked for (None: on MindSpore only)."""
     compiled = torch.compile(function, dynamic=False) if compile else function
+    del jit_level
 
     def differentiated(*args):
         outputs = compiled(*args)

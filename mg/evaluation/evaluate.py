@@ -49,7 +49,8 @@ class Evaluation:
             `python -m mg.cli.convert_lpips`.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: Graph mode on MindSpore, torch.compile on PyTorch; otherwise eager.
+        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
+            default graph mode on MindSpore and eager on PyTorch.
     """
 
     ckpt_path: str
@@ -65,7 +66,7 @@ class Evaluation:
     lpips_weights: str | None = None
     dtype: str = "fp32"
     device_target: str = "auto"
-    compile: bool = False
+    compile: bool | None = None
 
     def __post_init__(self):
         for key in ("batch_size", "num_frames", "image_size", "sample_stride"):

@@ -30,7 +30,8 @@ class Recipe:
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         seed: Of initial weights, order, crops, lengths and sampled latents.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: Graph mode on MindSpore, torch.compile on PyTorch; otherwise eager.
+        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
+            default graph mode on MindSpore and eager on PyTorch.
         jit_level: MindSpore's graph compilation level, O0 or O1.
         reconstruction_weight: Of the L1 loss.
         perceptual_weight: Of LPIPS; needs lpips_weights.
@@ -71,7 +72,7 @@ class Recipe:
     dtype: str = "fp32"
     seed: int = 0
     device_target: str = "auto"
-    compile: bool = True
+    compile: bool | None = None
     jit_level: str = "O0"
     reconstruction_weight: float = 1.0
     perceptual_weight: float = 1.0

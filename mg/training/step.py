@@ -31,7 +31,7 @@ class TrainStep:
         optimizer: backend.AdamW,
         *,
         max_grad_norm: float = 1.0,
-        compile: bool = False,
+        compile: bool | None = None,
         jit_level: str = "O0",
         seed: int = 0,
     ):

@@ -200,7 +200,7 @@ class TemporalAutoencoder(Module):
             softmax, latents and pixels are float32.
         use_recompute: in training, compute activations twice instead of keeping them.
         compile: compile `encode` and `decode` for each size of video: MindSpore's graph mode
-            (at `jit_level`), or `torch.compile`.
+            (at `jit_level`), or `torch.compile`; None: on MindSpore only.
         seed: of the initial weights; the same on both frameworks.
 
     Raises:
@@ -217,7 +217,7 @@ class TemporalAutoencoder(Module):
         use_tile: bool = False,
         dtype: str = "fp32",
         use_recompute: bool = False,
-        compile: bool = False,
+        compile: bool | None = False,
         jit_level: str = "O0",
         seed: int = 0,
     ):
@@ -257,7 +257,7 @@ class TemporalAutoencoder(Module):
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
         self._encode_tile, self._decode_tile = self.moments, self.pixels
-        if compile:
+        if backend.compiles_by_default if compile is None else compile:
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
 
