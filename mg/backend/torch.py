@@ -255,7 +255,8 @@ def value_and_grad(
     jit_level: str = "O0",
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """From a function that returns (loss, *others): one that returns that tuple, detached, and the
-    gradients of the loss with respect to `parameters`; compiled as by `compile` if asked for (None: on MindSpore only)."""
+    gradients of the loss with respect to `parameters`; compiled if asked for (None: on MindSpore
+    only)."""
     compiled = torch.compile(function, dynamic=False) if compile else function
     del jit_level
 
