@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mg.backend.frames import ZERO_FRAME, frame_table
+from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table
 
 __all__ = [
     "AdamW",
@@ -161,7 +161,7 @@ def temporal_conv(
 ) -> Tensor:
     """Convolve in time: x `(b t c h w)`, weight `(o c 1 k)`, gives `(b t' o h w)` with
     t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before; see
-    `mg.backend.frames.frame_table` for the padding."""
+    `mg.backend.shared.frame_table` for the padding."""
     b, t, c, h, w = x.shape
     taps = weight.shape[-1]
     if taps > 1:
@@ -175,16 +175,14 @@ def temporal_conv(
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
 
 
-def group_norm(
-    x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool, epsilon: float = 1e-6
-) -> Tensor:
+def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool) -> Tensor:
     """Normalise x `(b t c h w)` in each group of channels: over the frame, or over all frames of
     the clip. Computed in float32, returned in the dtype of x."""
     y = x.float()
     if over_clip:
-        y = F.group_norm(y.transpose(1, 2), groups, gamma, beta, epsilon).transpose(1, 2)
+        y = F.group_norm(y.transpose(1, 2), groups, gamma, beta, EPSILON).transpose(1, 2)
     else:
-        y = F.group_norm(y.flatten(0, 1), groups, gamma, beta, epsilon).unflatten(0, x.shape[:2])
+        y = F.group_norm(y.flatten(0, 1), groups, gamma, beta, EPSILON).unflatten(0, x.shape[:2])
     return y.to(x.dtype)
 
 
@@ -316,4 +314,4 @@ def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
     Raises:
         ValueError: always.
     """
-    raise ValueError(f"{path}: writing .ckpt needs MindSpore; use a name ending in .safetensors")
+    raise ValueError("writing .ckpt needs MindSpore; use a name ending in .safetensors")

@@ -13,13 +13,9 @@ def command(args: list[str] | None) -> None:
     parser.add_argument("--src", required=True, help="Checkpoint to read.")
     parser.add_argument("--target", required=True, help="Checkpoint to write.")
     options = parser.parse_args(args)
-    from mg.backend import named_parameters, to_numpy
     from mg.models.tae.tae import TemporalAutoencoder
-    from mg.models.tae.weights import write_weights
 
-    tae = TemporalAutoencoder(options.src)  # so that what does not fit is found here
-    arrays = {name: to_numpy(value) for name, value in named_parameters(tae).items()}
-    write_weights(options.target, arrays, tae.config)
+    TemporalAutoencoder(options.src).save_checkpoint(options.target)
     print(f"Wrote {options.target}")
 
 

@@ -7,12 +7,17 @@ from mg.training.recipe import Recipe
 
 
 def command(args: list[str] | None) -> None:
-    parser = settings_parser(Recipe, "Train Movie Gen's Temporal Autoencoder on videos.")
-    recipe = parse(parser, Recipe, args)
+    recipe = read_recipe(args)
     from mg.training.loop import train
 
     directory = train(recipe)
     print(f"Trained. Checkpoint: {directory.checkpoint}", flush=True)
+
+
+def read_recipe(args: list[str] | None) -> Recipe:
+    """The recipe of a command line, `--config FILE` included."""
+    parser = settings_parser(Recipe, "Train Movie Gen's Temporal Autoencoder on videos.")
+    return parse(parser, Recipe, args)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 
@@ -111,13 +113,15 @@ def evaluate(evaluation: Evaluation) -> dict:
     )
     lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
     output = Path(evaluation.output_path)
+    paths = reconstruction_paths(output, names)
+    _check_apart(paths.values(), [Path(evaluation.video_folder) / name for name in names])
     output.mkdir(parents=True, exist_ok=True)
 
     results: list[Result] = []
     with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
         for start in range(0, len(names), evaluation.batch_size):
             batch = names[start : start + evaluation.batch_size]
-            results += _evaluate_batch(evaluation, tae, lpips, output, batch)
+            results += _evaluate_batch(evaluation, tae, lpips, paths, batch)
             progress.update(len(batch))
     measured = [result for result in results if not result.error]
     if not measured:
@@ -137,15 +141,45 @@ def evaluate(evaluation: Evaluation) -> dict:
     return summary
 
 
-def reconstruction_path(output: Path, name: str) -> Path:
-    """Where the reconstruction of the video `name` of the CSV goes: its own path below `output`,
-    which it cannot leave, ending in .mp4."""
-    inside = [part for part in PurePath(name).parts if part not in ("..", PurePath(name).anchor)]
-    path = output.joinpath(*inside)
-    return path if path.suffix == ".mp4" else path.with_name(path.name + ".mp4")
+def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
+    """Where the reconstruction of each video of the CSV goes: a path of its own below `output`,
+    named as the video and ending in .mp4. Where that or its side-by-side is another's already,
+    it gets a number."""
+    paths: dict[str, Path] = {}
+    taken: set[Path] = set()
+    for name in dict.fromkeys(names):
+        leaving = ("..", PurePath(name).anchor)
+        inside = [part for part in PurePath(name).parts if part not in leaving]
+        path = output.joinpath(*inside or ["video"])
+        stem = path.stem if path.suffix == ".mp4" else path.name
+        candidates = (path.with_name(f"{stem}{mark}.mp4") for mark in _marks())
+        free = (path for path in candidates if not taken & {path, side_by_side_path(path)})
+        paths[name] = next(free)
+        taken |= {paths[name], side_by_side_path(paths[name])}
+    return paths
 
 
-def _evaluate_batch(evaluation, tae, lpips, output, names) -> list[Result]:
+def _marks() -> Iterator[str]:
+    """Nothing, _2, _3, ..."""
+    yield ""
+    yield from (f"_{number}" for number in itertools.count(2))
+
+
+def side_by_side_path(reconstruction: Path) -> Path:
+    """Where the original and its reconstruction, side by side, go."""
+    return reconstruction.with_name(f"{reconstruction.stem}_side_by_side.mp4")
+
+
+def _check_apart(reconstructions: Iterable[Path], videos: Iterable[Path]) -> None:
+    originals = {video.resolve() for video in videos}
+    for path in reconstructions:
+        if originals & {path.resolve(), side_by_side_path(path).resolve()}:
+            raise ValueError(
+                f"{path} would replace a video of the data set, expected another output_path"
+            )
+
+
+def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
     results, clips = [], []
     for name in names:
         result = Result(name)
@@ -157,8 +191,9 @@ def _evaluate_batch(evaluation, tae, lpips, output, names) -> list[Result]:
                 evaluation.image_size,
                 sample_stride=evaluation.sample_stride,
             )
-            available = -(-count_frames(path) // evaluation.sample_stride)
-            result.frames = min(available, evaluation.num_frames)
+            span = (evaluation.num_frames - 1) * evaluation.sample_stride + 1
+            available = count_frames(path, at_most=span)  # later frames do not matter
+            result.frames = -(-available // evaluation.sample_stride)
             clips.append((result, clip, read_fps(path) / evaluation.sample_stride))
         except (VideoError, OSError) as error:
             result.error = str(error)
@@ -175,10 +210,10 @@ def _evaluate_batch(evaluation, tae, lpips, output, names) -> list[Result]:
             result.ssim = float(ssim(frames, reconstructed).mean())
             if lpips is not None:
                 result.lpips = _lpips(lpips, frames, reconstructed)
-            target = reconstruction_path(output, result.video)
+            target = paths[result.video]
             write_video(target, reconstructed, fps)
             beside = np.concatenate([frames, reconstructed], axis=2)
-            write_video(target.with_name(f"{target.stem}_side_by_side.mp4"), beside, fps)
+            write_video(side_by_side_path(target), beside, fps)
     return results
 
 

@@ -44,6 +44,7 @@ def train(recipe: Recipe) -> RunDirectory:
                 f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"
             )
         update = _train_step(recipe, tae)
+        batches = itertools.chain([next(batches)], batches)  # no run where no video can be read
         run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
         broken: dict[str, str] = {}
         progress = stack.enter_context(tqdm(range(1, recipe.train_steps + 1), unit="step"))

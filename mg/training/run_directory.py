@@ -9,7 +9,6 @@ from tensorboardX import SummaryWriter
 from mg import backend
 from mg.files import atomic_path
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import write_weights
 from mg.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -42,9 +41,7 @@ class RunDirectory:
 
     def save(self, tae: TemporalAutoencoder) -> None:
         """Write the checkpoint over the one before."""
-        parameters = backend.named_parameters(tae)
-        arrays = {name: backend.to_numpy(parameter) for name, parameter in parameters.items()}
-        write_weights(self.checkpoint, arrays, tae.config)
+        tae.save_checkpoint(self.checkpoint)
         logger.info("wrote %s", self.checkpoint)
 
     def close(self) -> None:

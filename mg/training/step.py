@@ -72,7 +72,8 @@ class TrainStep:
             self._optimizer.step(total, learning_rate)
         else:
             logger.warning("step %d not applied: loss %s, gradient norm %s", step, loss, norm)
-        psnr = 10 * math.log10(4 / error) if error > 0 else math.inf
+        with np.errstate(divide="ignore"):  # without any error, infinite
+            psnr = 10 * float(np.log10(4) - np.log10(error))
         terms = dict(zip(self._names, map(float, terms), strict=True))
         return {"loss": float(loss), "psnr": psnr, **terms, "grad_norm": norm}
 

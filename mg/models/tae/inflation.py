@@ -72,7 +72,10 @@ def read_image_vae(source: str | os.PathLike) -> tuple[Arrays, dict]:
     for name, array in named.items():
         if ".attn_1.0." in name and array.ndim == 2:  # linear there, a 1x1 convolution here
             named[name] = array[:, :, None, None]
-    config = infer_sizes(named)
+    try:
+        config = infer_sizes(named)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     described = source / "config.json"
     if source.is_dir() and described.is_file():
         config = _check_sizes(_read_config(described), config, described)

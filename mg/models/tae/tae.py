@@ -27,7 +27,14 @@ from mg.models.tae.layers import (
     residual_blocks,
 )
 from mg.models.tae.tiling import tiled
-from mg.models.tae.weights import infer_sizes, is_mindone, load_strictly, read_weights
+from mg.models.tae.weights import (
+    Arrays,
+    infer_sizes,
+    is_mindone,
+    load_strictly,
+    read_weights,
+    write_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -226,10 +233,7 @@ class TemporalAutoencoder(Module):
         if pretrained is not None:
             arrays, stored_config = read_weights(pretrained)
             if config is None:
-                config = stored_config
-            if config is None:
-                base = MINDONE_TAE_CONFIG if is_mindone(arrays) else TAE_CONFIG
-                config = {**base, **infer_sizes(arrays)}
+                config = _config_of(arrays, stored_config, source=str(pretrained))
         self.config = check_config(config or {})
         self.use_tile = use_tile
         self.compression = 2 ** (len(self.config["ch_mult"]) - 1)  # of time, height and width
@@ -368,6 +372,18 @@ class TemporalAutoencoder(Module):
         _, mean, _ = self.encode(x, sample=False)
         return self.decode(mean, x.shape[2], (x.shape[3], x.shape[4]))
 
+    def save_checkpoint(self, path: str | os.PathLike) -> None:
+        """Write the weights and the config, as `.safetensors` or (MindSpore) `.ckpt`, whole or not
+        at all.
+
+        Raises:
+            ValueError: another suffix.
+            OSError: the file cannot be written.
+        """
+        parameters = backend.named_parameters(self)
+        arrays = {name: backend.to_numpy(parameter) for name, parameter in parameters.items()}
+        write_weights(path, arrays, self.config)
+
     def scale(self, z: Tensor) -> Tensor:
         """Raw latents to scaled latents, as latent diffusion models are trained on."""
         return self.config["scaling_factor"] * (z - self.config["shift_factor"])
@@ -388,9 +404,9 @@ class TemporalAutoencoder(Module):
                 f"a video of shape {tuple(x.shape)}, expected (b {channels} t h w) with t >= 1 and "
                 f"h, w >= {smallest}"
             )
-        largest = float(x.abs().max())
-        if not np.isfinite(largest):
+        if not _all_finite(x):
             raise ValueError("the video holds NaN or infinite values, expected [-1, 1]")
+        largest = float(backend.to_numpy(x.abs().max()))
         if largest > 1.0 + 1e-3 and not self._warned_of_range:
             self._warned_of_range = True
             logger.warning("the video's values reach %.4g in size, expected [-1, 1]", largest)
@@ -401,9 +417,25 @@ class TemporalAutoencoder(Module):
         channels = self.config["z_channels"]
         if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
             raise ValueError(f"latents of shape {tuple(z.shape)}, expected (b {channels} t h w)")
-        if not np.isfinite(float(z.abs().max())):
+        if not _all_finite(z):
             raise ValueError("the latents hold NaN or infinite values")
         return z
+
+
+def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> dict:
+    """The config of a checkpoint: the one it carries, else what its names and shapes tell."""
+    try:
+        if stored_config is not None:
+            return check_config(stored_config)
+        base = MINDONE_TAE_CONFIG if is_mindone(arrays) else TAE_CONFIG
+        return check_config({**base, **infer_sizes(arrays)})
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def _all_finite(x: Tensor) -> bool:
+    # x - x is zero but for NaN and infinity; MindSpore's maximum on the CPU skips NaN.
+    return float(backend.to_numpy((x - x).sum())) == 0
 
 
 def _extend(x: Tensor, axis: int, count: int) -> Tensor:

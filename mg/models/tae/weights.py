@@ -44,13 +44,15 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     elif path.suffix == ".ckpt":
         arrays = backend.read_ckpt(str(path))
         stored = arrays.pop(CONFIG_KEY, None)
-        text = None if stored is None else stored.astype(np.uint8).tobytes().decode()
+        text = None if stored is None else stored.astype(np.uint8).tobytes()
     else:
         raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
     try:
         config = None if text is None else json.loads(text)
     except ValueError:
         raise ValueError(f"{path}: its config is not JSON") from None
+    if not isinstance(config, dict | None):
+        raise ValueError(f"{path}: its config is {text!r}, expected an object")
     return {_PREFIX.sub("", name): array for name, array in arrays.items()}, config
 
 
@@ -74,10 +76,10 @@ def _to_array(entry: dict, where: str) -> np.ndarray:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     if entry["dtype"] not in kinds:
         raise ValueError(f"{where} is of type {entry['dtype']}, expected floating point")
-    array = np.frombuffer(entry["data"], kinds[entry["dtype"]]).reshape(entry["shape"])
+    array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
     if entry["dtype"] == "BF16":  # the upper half of a float32
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32)
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32).reshape(entry["shape"])
 
 
 def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None:
@@ -100,7 +102,10 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
             )
         else:
             stored = np.frombuffer(text.encode(), np.uint8)
-            backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
+            try:
+                backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
 
 def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:

