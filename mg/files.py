@@ -26,11 +26,11 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        # mkstemp makes files that only the owner can read; give what open() would have given.
+        yield temporary
+        # mkstemp, and some writers, let the owner alone read; give what open() would have given.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(target)

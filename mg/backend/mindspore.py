@@ -111,7 +111,8 @@ def named_parameters(module: Module) -> dict[str, ms.Parameter]:
 
 
 def assign(parameter: ms.Parameter, array: np.ndarray) -> None:
-    parameter.set_data(Tensor(np.ascontiguousarray(array), parameter.dtype))
+    # set_data would not be seen by functions that are compiled already.
+    ops.assign(parameter, Tensor(np.ascontiguousarray(array), parameter.dtype))
 
 
 def is_tensor(value: object) -> bool:
@@ -170,7 +171,7 @@ def _frame_index(num_frames, taps, stride, upsample, padding):
 def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate"):
     b, t, c, h, w = x.shape
     out_channels, _, _, taps = weight.shape
-    if taps > 1:
+    if taps > 1 or stride > 1 or upsample > 1:
         index = _frame_index(t, taps, stride, upsample, padding)
         if padding == "zeros":
             x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
@@ -185,7 +186,9 @@ class _GroupNorm(nn.Cell):
 
     Its own gradient keeps x alone and passes over it few times; MindSpore's keeps every step of the
     arithmetic and takes five times as long on the CPU. Sums run over the last axis of matrices,
-    where they are several times faster than over others.
+    where they are several times faster than over others. In graph mode, MindSpore 2.8 cannot
+    recompute a module that ends in group norm and SiLU ("Graph cycle exists"); one in which a
+    convolution follows, as in the residual block, it can.
     """
 
     def construct(self, x, gamma, beta):

@@ -164,7 +164,7 @@ def temporal_conv(
     `mg.backend.shared.frame_table` for the padding."""
     b, t, c, h, w = x.shape
     taps = weight.shape[-1]
-    if taps > 1:
+    if taps > 1 or stride > 1 or upsample > 1:
         table = frame_table(t, taps, stride=stride, upsample=upsample, padding=padding)
         if ZERO_FRAME in table:  # zeros stand behind the last frame
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)

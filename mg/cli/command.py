@@ -1,8 +1,11 @@
 """What all commands share: reading the command line, and saying what went wrong in one line."""
 
 import logging
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -43,10 +46,25 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     """Run a command; a user's mistake becomes one line on stderr. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     try:
-        return command(args) or 0
+        with _interruptible():
+            return command(args) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does: Ctrl-C arrives as SIGTERM while
+    MindSpore runs a graph, since it puts a handler of its own in place of Python's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -4,8 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 from mg import backend
 from mg.files import atomic_path
 from mg.models.tae.tae import TemporalAutoencoder
@@ -24,6 +22,9 @@ class RunDirectory:
     """
 
     def __init__(self, recipe: Recipe):
+        # Here, after the framework: MindSpore cannot be imported once protobuf is, which this does.
+        from tensorboardX import SummaryWriter
+
         self.path = Path(recipe.output_path)
         self.checkpoint = self.path / f"tae{backend.checkpoint_suffix}"
         if (self.path / "recipe.yaml").exists():

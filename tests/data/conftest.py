@@ -1,5 +1,7 @@
 """Labelled videos, written here."""
 
+from pathlib import Path
+
 import pytest
 
 from .sample_videos import NUM_FILES, labelled_frames, write_csv, write_losslessly
@@ -13,3 +15,10 @@ def dataset(tmp_path_factory):
         write_losslessly(folder / f"{file}.mkv", labelled_frames(file))
     write_csv(folder / "index.csv", [f"{file}.mkv" for file in range(NUM_FILES)])
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """The data room knows no framework, so one pass of its tests is enough."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.once)

@@ -32,8 +32,8 @@ def tiled(
     Args:
         function: gives a tensor whose length along `axis` is that of its input times a whole
             number, or divided by one and rounded up.
-        tile, overlap: lengths along `axis` of the input. Where two tiles overlap their weights
-            are linear and sum to 1.
+        tile, overlap: lengths along `axis` of the input, both multiples of that divisor. Where two
+            tiles overlap their weights are linear and sum to 1.
 
     Raises:
         ValueError: see `tile_spans`.

@@ -1,0 +1,227 @@
+"""Every operation and its gradients against plain float64 numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from mg import backend
+from mg.backend import Module, from_numpy, named_parameters, parameter, to_numpy, value_and_grad
+
+from . import reference
+
+
+@dataclass
+class Case:
+    """An operation, the shapes of its tensors and its settings."""
+
+    operation: str
+    shapes: tuple[tuple[int, ...], ...]
+    settings: dict = field(default_factory=dict)
+    no_bias: bool = False
+
+    def on(self, room) -> Callable:
+        operation = getattr(room, self.operation)
+        bias = (None,) if self.no_bias else ()
+        return lambda *tensors: operation(*tensors, *bias, **self.settings)
+
+    def arrays(self, seed=0):
+        rng = np.random.default_rng(seed)
+        return [rng.standard_normal(shape).astype(np.float32) for shape in self.shapes]
+
+
+def temporal(t, taps=3, **settings):
+    return Case("temporal_conv", ((2, t, 3, 2, 2), (4, 3, 1, taps), (4,)), settings)
+
+
+VIDEO = (2, 2, 4, 4, 3)
+CHANNELS = (VIDEO[2],)
+CASES = {
+    "conv2d": Case("conv2d", (VIDEO, (3, 4, 3, 3), (3,)), {"padding": (1, 1, 1, 1)}),
+    "conv2d of stride 2, padded below and right": Case(
+        "conv2d", (VIDEO, (3, 4, 3, 3), (3,)), {"padding": (0, 1, 0, 1), "stride": 2}
+    ),
+    "conv2d, four different paddings": Case(
+        "conv2d", (VIDEO, (2, 4, 3, 2), (2,)), {"padding": (2, 0, 1, 3)}
+    ),
+    "conv2d of stride 2 without padding": Case(
+        "conv2d", (VIDEO, (2, 4, 3, 3), (2,)), {"padding": (0, 0, 0, 0), "stride": 2}
+    ),
+    "conv2d 1x1 without bias": Case(
+        "conv2d", (VIDEO, (5, 4, 1, 1)), {"padding": (0, 0, 0, 0)}, no_bias=True
+    ),
+    "upsample_conv2d": Case("upsample_conv2d", ((2, 2, 3, 2, 3), (4, 3, 3, 3), (4,))),
+    "upsample_conv2d of one pixel": Case("upsample_conv2d", ((1, 1, 2, 1, 1), (2, 2, 3, 3), (2,))),
+    "group_norm of frames": Case(
+        "group_norm", (VIDEO, CHANNELS, CHANNELS), {"groups": 2, "over_clip": False}
+    ),
+    "group_norm of clips": Case(
+        "group_norm", (VIDEO, CHANNELS, CHANNELS), {"groups": 2, "over_clip": True}
+    ),
+    "group_norm of one-frame clips": Case(
+        "group_norm", ((2, 1, 4, 3, 3), (4,), (4,)), {"groups": 4, "over_clip": True}
+    ),
+    "silu": Case("silu", (VIDEO,)),
+    "relu": Case("relu", (VIDEO,)),
+    "linear": Case("linear", ((3, 5, 4), (6, 4), (6,))),
+    "attention": Case("attention", ((3, 5, 4), (3, 5, 4), (3, 5, 4))),
+    "attention to one": Case("attention", ((2, 1, 4), (2, 1, 4), (2, 1, 4))),
+    "max_pool2d of 2": Case("max_pool2d", (VIDEO,), {"kernel": 2, "stride": 2}),
+    "max_pool2d of 3": Case("max_pool2d", (VIDEO,), {"kernel": 3, "stride": 2}),
+    "max_pool2d of 3, last window not full": Case(
+        "max_pool2d", (VIDEO,), {"kernel": 3, "stride": 2, "ceil_mode": True}
+    ),
+    "temporal_conv of one frame": temporal(1),
+    "temporal_conv of four frames": temporal(4),
+    "temporal_conv of 5 taps": temporal(3, taps=5),
+    "temporal_conv of 1 tap": temporal(3, taps=1),
+    "temporal_conv of stride 2, one frame": temporal(1, stride=2),
+    "temporal_conv of stride 2": temporal(4, stride=2),
+    "temporal_conv of stride 2 and zeros": temporal(3, stride=2, padding="zeros"),
+    "temporal_conv of doubled frames, one frame": temporal(1, upsample=2),
+    "temporal_conv of doubled frames": temporal(3, upsample=2),
+    "temporal_conv of doubled frames and zeros, one frame": temporal(
+        1, upsample=2, padding="zeros"
+    ),
+    "temporal_conv of doubled frames and zeros": temporal(3, upsample=2, padding="zeros"),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def computed(case, arrays):
+    return to_numpy(case.on(backend)(*map(from_numpy, arrays)))
+
+
+def expected(case, arrays):
+    return case.on(reference)(*(array.astype(np.float64) for array in arrays))
+
+
+@each_case
+def test_operation_equals_plain_numpy(case):
+    arrays = case.arrays()
+    y = computed(case, arrays)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, expected(case, arrays), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"padding": "zeros"},
+        {"stride": 2},
+        {"stride": 2, "padding": "zeros"},
+        {"upsample": 2},
+        {"upsample": 2, "padding": "zeros"},
+        {"taps": 1},
+        {"taps": 5},
+    ],
+    ids=str,
+)
+def test_temporal_conv_equals_plain_loops_for_every_length(settings):
+    for t in range(1, 10):
+        case = temporal(t, **settings)
+        arrays = case.arrays(seed=t)
+        result = computed(case, arrays)
+        stride, upsample = settings.get("stride", 1), settings.get("upsample", 1)
+        assert result.shape[1] == -(-t * upsample // stride)
+        np.testing.assert_allclose(result, expected(case, arrays), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_max_pool_equals_plain_windows_for_every_size(kernel, ceil_mode):
+    for height in range(3, 9):
+        settings = {"kernel": kernel, "stride": 2, "ceil_mode": ceil_mode}
+        case = Case("max_pool2d", ((1, 2, 2, height, 11 - height),), settings)
+        arrays = [-10 - abs(array) for array in case.arrays(seed=height)]  # below any zero padding
+        np.testing.assert_array_equal(
+            computed(case, arrays), expected(case, arrays).astype(np.float32)
+        )
+
+
+def test_group_norm_keeps_its_accuracy_far_from_zero():
+    case = CASES["group_norm of frames"]
+    x, gamma, beta = case.arrays()
+    arrays = [x + 100, gamma, beta]
+    np.testing.assert_allclose(computed(case, arrays), expected(case, arrays), atol=2e-4)
+
+
+def test_group_norm_adds_a_millionth_to_the_variance():
+    case = CASES["group_norm of clips"]
+    x, gamma, beta = case.arrays()
+    arrays = [1e-3 * x, gamma, beta]
+    np.testing.assert_allclose(computed(case, arrays), expected(case, arrays), atol=1e-4)
+    assert abs(expected(case, arrays)).max() < 0.9 * abs(expected(case, case.arrays())).max()
+
+
+def test_attention_survives_large_scores():
+    case = CASES["attention"]
+    arrays = [30 * array for array in case.arrays()]
+    np.testing.assert_allclose(computed(case, arrays), expected(case, arrays), rtol=1e-3, atol=1e-3)
+
+
+def test_operations_give_finite_values_at_extremes():
+    x = from_numpy(np.array([-1e4, -100, 0, 100, 1e4], np.float32).reshape(1, 1, 5, 1, 1))
+    np.testing.assert_array_equal(to_numpy(backend.silu(x)).ravel(), [0, 0, 0, 100, 1e4])
+    constant = from_numpy(np.full((1, 2, 4, 3, 3), 7, np.float32))
+    ones, zeros = (from_numpy(np.full(4, value, np.float32)) for value in (1, 0))
+    y = backend.group_norm(constant, ones, zeros, groups=2, over_clip=False)
+    np.testing.assert_allclose(to_numpy(y), 0, atol=1e-5)
+
+
+class Inputs(Module):
+    """Arrays as trainable parameters."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        for number, array in enumerate(arrays):
+            setattr(self, f"input_{number}", parameter(array))
+
+
+def gradients_of(case, arrays, projection):
+    """Gradients of sum(projection * operation(*arrays)) with respect to every array."""
+    parameters = list(named_parameters(Inputs(arrays)).values())
+    operation = case.on(backend)
+
+    def loss(projection):
+        y = operation(*parameters)
+        return (y * projection).sum(), y
+
+    _, gradients = value_and_grad(loss, parameters, compile=False)(from_numpy(projection))
+    return [to_numpy(gradient) for gradient in gradients]
+
+
+def differences(function, arrays, step=1e-5):
+    """Central finite differences of a float64 function with respect to every value."""
+    arrays = [array.astype(np.float64) for array in arrays]
+    for array in arrays:
+        gradient = np.empty_like(array)
+        for place in np.ndindex(array.shape):
+            value = array[place]
+            array[place] = value + step
+            above = function(*arrays)
+            array[place] = value - step
+            gradient[place] = (above - function(*arrays)) / (2 * step)
+            array[place] = value
+        yield gradient
+
+
+@each_case
+def test_gradients_equal_finite_differences(case):
+    arrays = case.arrays(seed=1)
+    shape = expected(case, arrays).shape
+    projection = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    computed_gradients = gradients_of(case, arrays, projection)
+    function = case.on(reference)
+    slopes = differences(lambda *values: (function(*values) * projection).sum(), arrays)
+    for gradient, slope in zip(computed_gradients, slopes, strict=True):
+        assert gradient.shape == slope.shape
+        np.testing.assert_allclose(gradient, slope, rtol=2e-4, atol=2e-4)
+
+
+def test_cat_joins_along_any_axis():
+    a, b = np.arange(6).reshape(1, 2, 3), np.arange(12).reshape(1, 4, 3)
+    joined = backend.cat([from_numpy(a.astype(np.float32)), from_numpy(b.astype(np.float32))], 1)
+    np.testing.assert_array_equal(to_numpy(joined), np.concatenate([a, b], 1))

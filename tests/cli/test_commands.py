@@ -1,0 +1,161 @@
+"""The commands as a user starts them: in processes of their own, from another directory."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from mg import backend
+from mg.cli import command
+
+from .support import (
+    ROOT,
+    data_flags,
+    flags,
+    run_process,
+    train_flags,
+    write_dataset,
+    write_index,
+)
+
+SCRIPTS = {
+    "scripts/train_tae.py": "--config",
+    "scripts/inference_tae.py": "--ckpt_path",
+    "inflate_vae_to_tae.py": "--src",
+}
+CHECKPOINT = f"tae{backend.checkpoint_suffix}"
+
+HIDE_FRAMEWORKS = """
+import importlib.util
+
+find_spec = importlib.util.find_spec
+
+
+def without_frameworks(name, package=None):
+    return None if name in ("mindspore", "torch") else find_spec(name, package)
+
+
+importlib.util.find_spec = without_frameworks
+"""
+
+
+def test_train_then_evaluate_from_another_directory(tmp_path):
+    folder = write_dataset(tmp_path, ["a.mp4", "b.mp4"])
+    write_index(folder, ["a.mp4", "b.mp4", "none.mp4"])
+    (tmp_path / "recipe.yaml").write_text("seed: 3\ntrain_steps: 50\nnum_workers: 1\n")
+    config = ["--config", "recipe.yaml"]
+    args = train_flags(".", "run", csv_path="videos.csv", train_steps=1, num_workers=1)
+    script = ROOT / "scripts" / "train_tae.py"
+    trained = run_process(script, *config, *args, cwd=tmp_path)
+    assert trained.code == 0, trained.err
+    assert trained.out == [f"Trained. Checkpoint: run/{CHECKPOINT}"]
+    assert "seed: 3" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+    options = data_flags(".", "recons") | {"ckpt_path": f"run/{CHECKPOINT}", "batch_size": 2}
+    options |= {"num_frames": 4, "image_size": 16, "compile": False}
+    del options["output_path"]
+    script = ROOT / "scripts" / "inference_tae.py"
+    evaluated = run_process(script, *flags(**options), cwd=tmp_path)
+    assert evaluated.code == 1, evaluated.err
+    assert "means over 2 videos, 1 failed" in evaluated.out[0]
+    assert not any("Traceback" in line for line in evaluated.err)
+    recons = tmp_path / "samples" / "recons"
+    assert (recons / "a_side_by_side.mp4").is_file()
+    assert json.loads((recons / "metrics.json").read_text())["failed"] == 1
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_unknown_backend_is_one_line(tmp_path, script):
+    args = {
+        "scripts/train_tae.py": train_flags(tmp_path, "run"),
+        "scripts/inference_tae.py": flags(ckpt_path="x", csv_path="x", video_folder="x"),
+        "inflate_vae_to_tae.py": flags(src="x", target="x.safetensors"),
+    }[script]
+    outcome = run_process(ROOT / script, *args, cwd=tmp_path, backend="nonsense")
+    outcome.assert_refused("MG_BACKEND", "nonsense", "mindspore", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("backend", ["", "mindspore", "torch"])
+def test_without_a_framework_one_line_says_what_to_install(tmp_path, backend):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(HIDE_FRAMEWORKS)
+    args = flags(src="x.safetensors", target="tae.safetensors")
+    outcome = run_process(
+        ROOT / "inflate_vae_to_tae.py",
+        *args,
+        cwd=tmp_path,
+        backend=backend,
+        PYTHONPATH=str(hidden),
+    )
+    if backend:
+        outcome.assert_refused("MG_BACKEND", f"{backend} is not installed")
+    else:
+        outcome.assert_refused("neither", "pip install mindspore", "pip install torch")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("script", "option"), SCRIPTS.items())
+def test_help_comes_from_any_directory(tmp_path, script, option):
+    outcome = run_process(ROOT / script, "--help", cwd=tmp_path)
+    assert outcome.code == 0
+    assert option in "\n".join(outcome.out)
+    assert outcome.err == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("module", ["convert_checkpoint", "convert_lpips", "train", "evaluate"])
+def test_every_command_is_a_module_too(tmp_path, module):
+    outcome = run_process("-m", f"mg.cli.{module}", "--help", cwd=tmp_path)
+    assert outcome.code == 0
+    assert "usage:" in outcome.out[0]
+
+
+@pytest.mark.once
+def test_errors_become_one_line_and_an_exit_code(capsys):
+    for error, code, line in (
+        (ValueError("a\n  b"), 2, "error: a b"),
+        (FileNotFoundError("no file"), 2, "error: no file"),
+        (ImportError("no framework"), 2, "error: no framework"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ):
+
+        def fails(args, error=error):
+            raise error
+
+        assert command.run(fails, []) == code
+        assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.once
+def test_our_own_mistakes_are_not_hidden():
+    def fails(args):
+        raise AttributeError("a bug")
+
+    with pytest.raises(AttributeError):
+        command.run(fails, [])
+
+
+@pytest.mark.once
+def test_exit_code_is_the_commands():
+    assert command.run(lambda args: None, []) == 0
+    assert command.run(lambda args: 1, []) == 1
+
+
+@pytest.mark.once
+def test_sigterm_is_an_interruption_too_and_only_within_a_command(capsys):
+    # MindSpore turns Ctrl-C into SIGTERM while it runs a graph.
+    before = signal.getsignal(signal.SIGTERM)
+
+    def waits(args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    assert command.run(waits, []) == 130
+    assert capsys.readouterr().err.splitlines() == ["interrupted"]
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from mg import backend
+from mg.cli import convert_checkpoint
+from mg.models.tae.weights import read_weights, write_weights
+
+from .support import run, write_checkpoint
+
+needs_mindspore = pytest.mark.skipif(backend.name != "mindspore", reason=".ckpt needs MindSpore")
+
+
+def convert(source, target, capsys):
+    return run(convert_checkpoint.main, ["--src", source, "--target", target], capsys)
+
+
+def assert_same(first, second):
+    (arrays, config), (others, other_config) = read_weights(first), read_weights(second)
+    assert config == other_config
+    assert arrays.keys() == others.keys()
+    assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
+
+
+@needs_mindspore
+def test_there_and_back_changes_nothing(tmp_path, capsys):
+    first = write_checkpoint(tmp_path / "a.safetensors", norm_scope="clip", scaling_factor=0.5)
+    assert convert(first, tmp_path / "b.ckpt", capsys).code == 0
+    assert convert(tmp_path / "b.ckpt", tmp_path / "c" / "c.safetensors", capsys).code == 0
+    assert_same(first, tmp_path / "b.ckpt")
+    assert_same(first, tmp_path / "c" / "c.safetensors")
+
+
+@needs_mindspore
+def test_mindones_checkpoint_gets_its_config_and_loses_what_is_unused(test_data, tmp_path, capsys):
+    target = tmp_path / "tae.safetensors"
+    source = test_data / "golden" / "mindone_tae_dev.ckpt"
+    assert convert(source, target, capsys).code == 0
+    arrays, config = read_weights(target)
+    assert (config["norm_scope"], config["upsample_padding"]) == ("clip", "zeros")
+    assert config["ch"] == 32
+    assert not [name for name in arrays if "temb_proj" in name]
+
+
+def test_safetensors_are_copied(tmp_path, capsys):
+    first = write_checkpoint(tmp_path / "a.safetensors")
+    outcome = convert(first, tmp_path / "b.safetensors", capsys)
+    assert outcome.code == 0
+    assert outcome.out == [f"Wrote {tmp_path / 'b.safetensors'}"]
+    assert_same(first, tmp_path / "b.safetensors")
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="MindSpore reads .ckpt")
+def test_ckpt_without_mindspore_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    outcome = convert(tmp_path / "a.ckpt", tmp_path / "b.safetensors", capsys)
+    outcome.assert_refused("a.ckpt", "needs MindSpore")
+    first = write_checkpoint(tmp_path / "a.safetensors")
+    convert(first, tmp_path / "b.ckpt", capsys).assert_refused("b.ckpt", "needs MindSpore")
+    assert not list(tmp_path.glob("b.*"))
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
+    source, target = write_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors"
+    arrays, config = read_weights(source)
+    name = next(iter(arrays))
+    for changed, expected in (
+        ({**arrays, name: arrays[name][:1]}, (name,)),
+        ({key: value for key, value in arrays.items() if key != name}, (name, "none")),
+        ({**arrays, "extra": arrays[name]}, ("extra", "none")),
+    ):
+        write_weights(source, changed, config)
+        convert(source, target, capsys).assert_refused(str(source), *expected)
+        assert not target.exists()
+
+
+def test_a_missing_source_is_named_in_one_line(tmp_path, capsys):
+    outcome = convert(tmp_path / "none.safetensors", tmp_path / "b.safetensors", capsys)
+    outcome.assert_refused("none.safetensors", "no such checkpoint")

@@ -1,0 +1,411 @@
+import csv
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from cli.support import (
+    TINY,
+    data_flags,
+    flags,
+    run,
+    waves,
+    write_checkpoint,
+    write_dataset,
+    write_index,
+    write_squeezenet_lpips,
+)
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from mg import backend
+from mg.cli import evaluate as command
+from mg.data import count_frames, read_fps, read_frames, write_video
+from mg.evaluation import evaluate as evaluation
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import read_weights, write_weights
+
+NAMES = ["a.mp4", "sub/b.mp4", "c.mp4"]
+SIZE, FRAMES = 16, 5
+
+
+@pytest.fixture(scope="package")
+def videos(tmp_path_factory):
+    """Three square videos of 16 pixels: of 8, of 3 and of 8 frames."""
+    folder = tmp_path_factory.mktemp("videos")
+    for seed, (name, num_frames) in enumerate(zip(NAMES, (8, 3, 8), strict=True)):
+        write_video(folder / name, waves(seed, num_frames), fps=12)
+    write_index(folder, NAMES)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "tae.safetensors")
+
+
+def evaluate_flags(checkpoint, folder, output, **changes):
+    options = {
+        "ckpt_path": checkpoint,
+        **data_flags(folder, output),
+        "num_frames": FRAMES,
+        "image_size": SIZE,
+        **changes,
+    }
+    return flags(**options)
+
+
+@pytest.fixture(scope="package")
+def evaluated(videos, checkpoint, tmp_path_factory):
+    """What the seed's command writes for these videos, as by default."""
+    output = tmp_path_factory.mktemp("out") / "samples" / "recons"
+    assert command.main(evaluate_flags(checkpoint, videos, output)) == 0
+    return output
+
+
+def rows_of(output):
+    with (output / "metrics.csv").open(newline="") as file:
+        return {row["video"]: row for row in csv.DictReader(file)}
+
+
+def summary_of(output):
+    return json.loads((output / "metrics.json").read_text())
+
+
+class Exact:
+    """A network that gives back what it gets, at no cost."""
+
+    config = TINY
+
+    def __init__(self, path, **options):
+        read_weights(path)
+        Exact.options, Exact.shapes = options, []
+
+    def __call__(self, video):
+        Exact.shapes.append(tuple(video.shape))
+        return video
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Exact)
+    return Exact
+
+
+# Numbers
+
+
+def expected_frames(path, checkpoint, num_frames):
+    """The first frames and what the network makes of its posterior's mean, by other means."""
+    available = min(count_frames(path), num_frames)
+    index = [
+        frame if frame < available else 2 * available - 2 - frame for frame in range(num_frames)
+    ]
+    clip = read_frames(path, index)
+    x = np.moveaxis(clip, -1, 0)[None].astype(np.float64) / 255 * 2 - 1
+    tae = TemporalAutoencoder(checkpoint)
+    with backend.no_grad():
+        _, mean, _ = tae.encode(x.astype(np.float32), sample=False)
+        y = backend.to_numpy(tae.decode(mean, num_frames))[0]
+    rounded = np.floor(np.clip((y.astype(np.float64) + 1) / 2 * 255, 0, 255) + 0.5)
+    return clip[:available], np.moveaxis(rounded.astype(np.uint8), 0, -1)[:available]
+
+
+def test_numbers_are_scikit_images_over_frames_then_over_videos(evaluated, videos, checkpoint):
+    rows, means = rows_of(evaluated), {"psnr": [], "ssim": []}
+    assert list(rows) == NAMES
+    for name, length in zip(NAMES, (5, 3, 5), strict=True):
+        true, test = expected_frames(videos / name, checkpoint, FRAMES)
+        pairs = list(zip(true, test, strict=True))
+        assert len(pairs) == length == int(rows[name]["frames"])
+        psnr = np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs])
+        ssim = np.mean([structural_similarity(a, b, channel_axis=2) for a, b in pairs])
+        # Where the frameworks round differently, a level here and there differs.
+        assert float(rows[name]["psnr"]) == pytest.approx(psnr, abs=1e-3)
+        assert float(rows[name]["ssim"]) == pytest.approx(ssim, abs=1e-4)
+        assert rows[name]["error"] == rows[name]["lpips"] == ""
+        means["psnr"].append(psnr)
+        means["ssim"].append(ssim)
+    summary = summary_of(evaluated)
+    assert summary["psnr"] == pytest.approx(np.mean(means["psnr"]), abs=1e-3)
+    assert summary["ssim"] == pytest.approx(np.mean(means["ssim"]), abs=1e-4)
+
+
+def test_summary_says_what_was_measured_and_by_what(evaluated, videos, checkpoint):
+    summary = summary_of(evaluated)
+    assert (summary["videos"], summary["failed"], summary["lpips"]) == (3, 0, None)
+    assert summary["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert {key: summary["tae_config"][key] for key in TINY} == TINY
+    assert summary["framework"].startswith(backend.name)
+    assert summary["settings"]["num_frames"] == FRAMES
+    assert summary["settings"]["csv_path"] == str(videos / "videos.csv")
+
+
+def test_two_runs_give_identical_files(evaluated, videos, checkpoint, tmp_path, capsys):
+    output = tmp_path / "again"
+    outcome = run(command.main, evaluate_flags(checkpoint, videos, output), capsys)
+    assert outcome.code == 0
+    first, second = summary_of(evaluated), summary_of(output)
+    assert first["settings"].pop("output_path") != second["settings"].pop("output_path")
+    assert first == second
+    assert (evaluated / "metrics.csv").read_bytes() == (output / "metrics.csv").read_bytes()
+    assert outcome.out == [
+        f"PSNR {first['psnr']:.2f} dB, SSIM {first['ssim']:.4f}: means over 3 videos, 0 failed. "
+        f"Videos and metrics: {output}"
+    ]
+
+
+def test_batch_size_does_not_matter(evaluated, videos, checkpoint, tmp_path, capsys):
+    output = tmp_path / "out"
+    args = evaluate_flags(checkpoint, videos, output, batch_size=2, compile=False)
+    assert run(command.main, args, capsys).code == 0
+    first, second = rows_of(evaluated), rows_of(output)
+    for name in NAMES:
+        for key in ("psnr", "ssim"):
+            assert float(first[name][key]) == pytest.approx(float(second[name][key]), abs=1e-4)
+
+
+def test_a_perfect_reconstruction_has_the_caps(videos, checkpoint, tmp_path, capsys, exact):
+    args = evaluate_flags(checkpoint, videos, tmp_path / "out", batch_size=2, use_tile=True)
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 0
+    assert outcome.out[0].startswith("PSNR 100.00 dB, SSIM 1.0000: means over 3 videos")
+    assert exact.shapes == [(2, 3, FRAMES, SIZE, SIZE), (1, 3, FRAMES, SIZE, SIZE)]
+    assert exact.options["use_tile"] is True
+
+
+def test_means_are_over_videos_and_not_over_all_frames(tmp_path, checkpoint, capsys, monkeypatch):
+    class Spoils(Exact):
+        def __call__(self, video):
+            bright = (video.mean((1, 2, 3, 4)).reshape(-1, 1, 1, 1, 1) > 0).float()
+            return video * (1 - 0.5 * bright)
+
+    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Spoils)
+    for name, length, level in (("a.mp4", 8, 30), ("b.mp4", 1, 230)):
+        write_video(tmp_path / name, np.full((length, 16, 16, 3), level, np.uint8), fps=5)
+    write_index(tmp_path, ["a.mp4", "b.mp4"])
+    args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", num_frames=8)
+    assert run(command.main, args, capsys).code == 0
+    rows = rows_of(tmp_path / "out")
+    assert float(rows["a.mp4"]["psnr"]) == 100
+    assert float(rows["b.mp4"]["psnr"]) < 20
+    mean = (100 + float(rows["b.mp4"]["psnr"])) / 2
+    assert summary_of(tmp_path / "out")["psnr"] == pytest.approx(mean)
+
+
+def test_a_short_clip_is_scored_on_its_own_frames_alone(tmp_path, checkpoint, capsys, monkeypatch):
+    class SpoilsTheEnd(Exact):
+        def __call__(self, video):
+            return backend.cat((video[:, :, :3], 0 * video[:, :, 3:]), 2)
+
+    monkeypatch.setattr(evaluation, "TemporalAutoencoder", SpoilsTheEnd)
+    write_dataset(tmp_path, ["a.mp4"], num_frames=3)
+    args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out")
+    assert run(command.main, args, capsys).code == 0
+    row = rows_of(tmp_path / "out")["a.mp4"]
+    assert (row["frames"], float(row["psnr"])) == ("3", 100)
+    assert count_frames(tmp_path / "out" / "a.mp4") == 3
+
+
+@pytest.mark.parametrize(("num_frames", "expected"), [(3, 3), (4, 4), (9, 4)])
+def test_sample_stride_takes_every_nth_frame(
+    tmp_path, checkpoint, capsys, exact, num_frames, expected
+):
+    write_dataset(tmp_path, ["a.mp4"], num_frames=11)
+    options = {"num_frames": num_frames, "sample_stride": 3}
+    args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", **options)
+    assert run(command.main, args, capsys).code == 0
+    assert rows_of(tmp_path / "out")["a.mp4"]["frames"] == str(expected)
+    written = tmp_path / "out" / "a.mp4"
+    assert count_frames(written) == expected
+    assert float(read_fps(written)) == pytest.approx(10 / 3, rel=1e-3)
+    true = read_frames(tmp_path / "a.mp4", range(0, 3 * expected, 3)).astype(float)
+    assert np.abs(read_frames(written, range(expected)) - true).mean() < 6
+
+
+def test_tiles_and_lpips_are_optional(videos, test_data, checkpoint, tmp_path, capsys):
+    weights = write_squeezenet_lpips(test_data, tmp_path / "lpips.safetensors")
+    write_dataset(tmp_path, ["a.mp4"], height=32, width=32, num_frames=34)
+    options = {"use_tile": True, "lpips_weights": weights, "compile": False}
+    options |= {"num_frames": 34, "image_size": 32}
+    output = tmp_path / "out"
+    outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, output, **options), capsys)
+    assert outcome.code == 0
+    row, summary = rows_of(output)["a.mp4"], summary_of(output)
+    assert 0 < float(row["lpips"]) < 2
+    assert summary["lpips"] == float(row["lpips"])
+    assert f"LPIPS {summary['lpips']:.4f}" in outcome.out[0]
+    assert count_frames(output / "a.mp4") == 34
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason=".ckpt needs MindSpore")
+def test_both_formats_of_a_checkpoint_give_the_same_numbers(
+    evaluated, videos, checkpoint, tmp_path, capsys
+):
+    ckpt = tmp_path / "tae.ckpt"
+    write_weights(ckpt, *read_weights(checkpoint))
+    args = evaluate_flags(ckpt, videos, tmp_path / "out")
+    assert run(command.main, args, capsys).code == 0
+    assert rows_of(tmp_path / "out") == rows_of(evaluated)
+    assert (
+        summary_of(tmp_path / "out")["checkpoint_sha256"]
+        == hashlib.sha256(ckpt.read_bytes()).hexdigest()
+    )
+
+
+# Files
+
+
+def test_reconstruction_and_side_by_side_can_be_watched(evaluated, videos, checkpoint):
+    for name, length in zip(NAMES, (5, 3, 5), strict=True):
+        path = evaluated / name
+        beside = path.with_name(f"{path.stem}_side_by_side.mp4")
+        for file, width in ((path, SIZE), (beside, 2 * SIZE)):
+            frames = read_frames(file, range(length))
+            assert frames.shape == (length, SIZE, width, 3)
+            assert count_frames(file) == length
+            assert read_fps(file) == 12
+        true, test = expected_frames(videos / name, checkpoint, FRAMES)
+        shown = read_frames(beside, range(length)).astype(float)
+        assert np.abs(shown[:, :, :SIZE] - true).mean() < 8  # colours are stored at half size
+        assert np.abs(shown[:, :, SIZE:] - test).mean() < np.abs(shown[:, :, SIZE:] - true).mean()
+
+
+def test_nothing_else_is_written(evaluated):
+    expected = {"metrics.csv", "metrics.json"}
+    for name in NAMES:
+        expected |= {name, f"{name.removesuffix('.mp4')}_side_by_side.mp4"}
+    written = {str(p.relative_to(evaluated)) for p in evaluated.rglob("*") if p.is_file()}
+    assert written == expected
+
+
+def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint, capsys, exact):
+    folder = tmp_path / "data" / "videos"
+    names = ["a.mp4", "a_side_by_side.mp4", "../a.mp4", "a.avi", str(tmp_path / "a.mp4")]
+    for number, name in enumerate(names):
+        write_video(folder / name, np.full((2, 16, 16, 3), 50 * number, np.uint8), fps=10)
+    write_index(folder, names)
+    output = tmp_path / "out"
+    assert run(command.main, evaluate_flags(checkpoint, folder, output), capsys).code == 0
+    paths = evaluation.reconstruction_paths(output, names)
+    for number, name in enumerate(names):
+        shown = read_frames(paths[name], [0])[0].astype(float)
+        assert np.abs(shown - 50 * number).max() < 8, name
+    assert len(list(output.rglob("*.mp4"))) == 2 * len(names)
+
+
+def test_videos_of_the_data_set_are_never_replaced(tmp_path, checkpoint, capsys, exact):
+    write_dataset(tmp_path, ["a.mp4", "b.mp4"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, tmp_path), capsys)
+    outcome.assert_refused("a.mp4", "another output_path")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# What is wrong with the data
+
+
+def test_broken_videos_are_reported_and_the_rest_goes_on(
+    videos, checkpoint, tmp_path, capsys, exact
+):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    (folder / "text.mp4").write_text("I am no video\n" * 50)
+    (folder / "empty.mp4").touch()
+    names = ["text.mp4", "a.mp4", "empty.mp4", "none.mp4", "c.mp4"]
+    write_index(folder, names)
+    output = tmp_path / "out"
+    args = evaluate_flags(checkpoint, folder, output, batch_size=2)
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 1
+    assert "means over 2 videos, 3 failed" in outcome.out[0]
+    rows = rows_of(output)
+    assert list(rows) == names
+    for name, reason in (
+        ("text.mp4", "cannot be read"),
+        ("empty.mp4", "is empty"),
+        ("none.mp4", "no such video file"),
+    ):
+        assert reason in rows[name]["error"]
+        assert rows[name]["psnr"] == rows[name]["ssim"] == ""
+    assert float(rows["a.mp4"]["psnr"]) == float(rows["c.mp4"]["psnr"]) == 100
+    assert (summary_of(output)["videos"], summary_of(output)["failed"]) == (2, 3)
+
+
+def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
+    (tmp_path / "a.mp4").write_text("no video")
+    write_index(tmp_path, ["a.mp4", "b.mp4"])
+    args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out")
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 2
+    assert "none of its 2 videos could be read" in outcome.err[-1]
+    assert not any("Traceback" in line for line in outcome.err)
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"ckpt_path": "none.safetensors"}, ("none.safetensors", "no such checkpoint")),
+        ({"ckpt_path": __file__}, ("test_evaluate.py", "*.safetensors or *.ckpt")),
+        ({"csv_path": "none.csv"}, ("none.csv", "no such CSV file")),
+        ({"video_folder": "none"}, ("none", "no such video folder")),
+        ({"video_column": "path"}, ("no column 'path'", "video")),
+        ({"num_frames": 0}, ("num_frames is 0", "at least 1")),
+        ({"image_size": 0}, ("image_size is 0", "at least 1")),
+        ({"image_size": 5}, ("image_size", "at least 8", "5")),
+        ({"batch_size": 0}, ("batch_size is 0", "at least 1")),
+        ({"sample_stride": -1}, ("sample_stride is -1", "at least 1")),
+        ({"num_frames": "many"}, ("num_frames", "int", "many")),
+        ({"frames": 3}, ("frames",)),
+        ({"dtype": "fp8"}, ("'fp8'", "fp32")),
+        ({"device_target": "TPU"}, ("'TPU'", "CPU")),
+        ({"lpips_weights": "none.safetensors"}, ("none.safetensors", "LPIPS")),
+    ],
+)
+def test_what_does_not_fit_is_named_in_one_line_and_nothing_is_written(
+    videos, checkpoint, tmp_path, capsys, changes, expected
+):
+    args = evaluate_flags(checkpoint, videos, tmp_path / "out", **changes)
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 2
+    assert all(text in outcome.err[-1] for text in expected), outcome.err
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("kept", [0, 1, 100, -50])
+def test_a_truncated_checkpoint_is_named_in_one_line(
+    videos, checkpoint, tmp_path, capsys, suffix, kept
+):
+    if suffix == ".ckpt" and backend.name != "mindspore":
+        pytest.skip(".ckpt needs MindSpore")
+    path = tmp_path / f"cut{suffix}"
+    write_weights(path, *read_weights(checkpoint))
+    path.write_bytes(path.read_bytes()[:kept])
+    outcome = run(command.main, evaluate_flags(path, videos, tmp_path / "out"), capsys)
+    outcome.assert_refused(str(path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_csv_is_named_in_one_line(videos, checkpoint, tmp_path, capsys):
+    for text in ("", "video\n"):
+        (tmp_path / "empty.csv").write_text(text)
+        args = evaluate_flags(checkpoint, videos, tmp_path / "out", csv_path=tmp_path / "empty.csv")
+        run(command.main, args, capsys).assert_refused("empty.csv")
+
+
+def test_a_file_where_the_output_should_be_is_named(videos, checkpoint, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    for output in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        outcome = run(command.main, evaluate_flags(checkpoint, videos, output), capsys)
+        outcome.assert_refused(str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_help_has_a_line_for_every_key(capsys):
+    outcome = run(command.main, ["--help"], capsys)
+    assert outcome.code == 0
+    text = " ".join(" ".join(outcome.out).split())
+    for key in evaluation.Evaluation.__dataclass_fields__:
+        explained = text.split(f" --{key} ")[-1].split("(")[0].split()
+        assert len(explained) > 3, key

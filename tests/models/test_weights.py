@@ -1,0 +1,310 @@
+"""Checkpoints: exact, strict, atomic."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mg import backend
+from mg.models.tae import weights
+from mg.models.tae.tae import MINDONE_TAE_CONFIG, TemporalAutoencoder, check_config
+from mg.models.tae.weights import infer_sizes, read_safetensors, read_weights, write_weights
+
+from .random_network import random_network, tiny_network, values_of
+
+SUFFIXES = [".safetensors"] + [".ckpt"] * (backend.name == "mindspore")
+CHANGE = {"norm_scope": "clip", "scaling_factor": 0.25, "use_quant_conv": True}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_network(CHANGE)
+
+
+@pytest.fixture(scope="module")
+def arrays(network):
+    return values_of(network)
+
+
+@pytest.fixture(params=SUFFIXES)
+def suffix(request):
+    return request.param
+
+
+def assert_equal(first, second):
+    assert set(first) == set(second)
+    for name, array in first.items():
+        assert array.dtype == second[name].dtype
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def save_raw(path, arrays, **metadata):
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    safetensors.numpy.save_file(arrays, path, metadata)
+    return path
+
+
+# Round trips
+
+
+def test_a_checkpoint_gives_back_every_bit_and_the_config(tmp_path, network, arrays, suffix):
+    path = tmp_path / f"new directory/a{suffix}"
+    write_weights(path, arrays, network.config)
+    read, config = read_weights(path)
+    assert_equal(read, arrays)
+    assert config == network.config == check_config(config)
+    loaded = TemporalAutoencoder(path, seed=5)
+    assert loaded.config == network.config
+    assert_equal(values_of(loaded), arrays)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_config_that_is_given_goes_before_the_files(tmp_path, network, arrays):
+    path = tmp_path / "a.safetensors"
+    write_weights(path, arrays, network.config)
+    loaded = TemporalAutoencoder(path, config={**network.config, "norm_scope": "frame"})
+    assert loaded.config == {**network.config, "norm_scope": "frame"}
+
+
+def test_half_precision_is_read_exactly_as_float32(tmp_path, rng):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    values = torch.tensor(rng.standard_normal((3, 4, 1, 3)) * 10.0 ** rng.integers(-6, 5, 3))
+    values.view(-1)[:3] = torch.tensor([0.0, -0.0, float("inf")])
+    halves = {
+        "bf16": values.to(torch.bfloat16),
+        "fp16": values.to(torch.float16),
+        "fp64": values.double(),
+        "scalar": torch.tensor(0.5, dtype=torch.bfloat16),
+        "empty": torch.zeros(0, 3),
+    }
+    save_file(halves, tmp_path / "a.safetensors")
+    read, _ = read_safetensors(tmp_path / "a.safetensors")
+    assert set(read) == set(halves)
+    for name, tensor in halves.items():
+        assert read[name].dtype == np.float32
+        np.testing.assert_array_equal(read[name], tensor.float().numpy())
+
+
+# What does not fit
+
+
+def changed(arrays, without=None, **others):
+    return {name: array for name, array in {**arrays, **others}.items() if name != without}
+
+
+NAME = "encoder.mid.attn_1.1.to_q.weight"
+MISFITS = {
+    "missing": (
+        lambda arrays: changed(arrays, without=NAME),
+        rf"1 parameters do not fit the network; {NAME}: the network has \(16, 16\), "
+        "the file has none",
+    ),
+    "unexpected": (
+        lambda arrays: changed(arrays, **{"decoder.extra.bias": np.zeros(3, np.float32)}),
+        r"1 parameters .*; decoder.extra.bias: the network has none, the file has \(3,\)",
+    ),
+    "of another shape": (
+        lambda arrays: changed(arrays, **{NAME: np.zeros((16, 15), np.float32)}),
+        rf"1 parameters .*; {NAME}: the network has \(16, 16\), the file has \(16, 15\)",
+    ),
+    "of the same size but another shape": (
+        lambda arrays: changed(arrays, **{NAME: np.zeros((256,), np.float32)}),
+        rf"1 parameters .*; {NAME}: the network has \(16, 16\), the file has \(256,\)",
+    ),
+    "wrong in three places": (
+        lambda arrays: changed(
+            arrays, without=NAME, a=np.zeros(1, np.float32), b=np.zeros(1, np.float32)
+        ),
+        f"3 parameters do not fit the network; {NAME}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("misfit", "message"), MISFITS.values(), ids=MISFITS.keys())
+def test_a_parameter_that_does_not_fit_is_named_and_nothing_is_loaded(arrays, misfit, message):
+    network = tiny_network(CHANGE)
+    before = values_of(network)
+    with pytest.raises(ValueError, match=f"a file: {message}"):
+        weights.load_strictly(backend.named_parameters(network), misfit(arrays), source="a file")
+    assert_equal(values_of(network), before)
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_that_names_the_file(
+    tmp_path, network, arrays, suffix
+):
+    path = tmp_path / f"a{suffix}"
+    write_weights(path, changed(arrays, without=NAME), network.config)
+    with pytest.raises(ValueError, match=rf"a{suffix}: 1 parameters .*{NAME}"):
+        TemporalAutoencoder(path)
+
+
+def test_weights_of_another_network_are_an_error_that_names_the_file(tmp_path):
+    path = save_raw(tmp_path / "a.safetensors", {"fc.weight": np.zeros((2, 2), np.float32)})
+    with pytest.raises(ValueError, match=r"a.safetensors: not the weights of a TAE: .*conv_in"):
+        TemporalAutoencoder(path)
+
+
+def test_prefixes_of_training_wrappers_are_stripped(tmp_path, network, arrays):
+    for prefix in ("autoencoder.", "_backbone.", "autoencoder._backbone."):
+        wrapped = {f"{prefix}{name}": array for name, array in arrays.items()}
+        path = save_raw(tmp_path / "a.safetensors", wrapped, tae_config=json.dumps(network.config))
+        read, config = read_weights(path)
+        assert config == network.config
+        assert_equal(read, arrays)
+
+
+def test_unused_parameters_of_mindone_are_dropped_with_a_log_line(arrays, caplog):
+    unused = {
+        f"encoder.down.{level}.block.0.temb_proj.{kind}": np.ones(3, np.float32)
+        for level in range(2)
+        for kind in ("weight", "bias")
+    }
+    network = tiny_network(CHANGE)
+    with caplog.at_level(logging.INFO, logger="mg"):
+        weights.load_strictly(
+            backend.named_parameters(network), {**arrays, **unused}, source="theirs.ckpt"
+        )
+    assert_equal(values_of(network), arrays)
+    assert [record.getMessage() for record in caplog.records] == [
+        "theirs.ckpt: dropped 4 temb_proj arrays, which no forward uses"
+    ]
+    assert weights.is_mindone({**arrays, **unused})
+    assert not weights.is_mindone(arrays)
+
+
+def test_sizes_are_inferred_from_the_weights(network, arrays):
+    inferred = infer_sizes(arrays)
+    assert len(inferred) == 8
+    assert inferred == {key: network.config[key] for key in inferred}
+    other = {"in_channels": 1, "out_ch": 2, "num_res_blocks": 3, "ch_mult": [1, 4]}
+    network = tiny_network({**other, "use_post_quant_conv": True})
+    inferred = infer_sizes(values_of(network))
+    assert inferred == {key: network.config[key] for key in inferred}
+
+
+# Damaged files
+
+
+def test_a_checkpoint_cut_anywhere_is_an_error_that_names_it(tmp_path, network, arrays, suffix):
+    write_weights(tmp_path / f"whole{suffix}", arrays, network.config)
+    data = (tmp_path / f"whole{suffix}").read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    places = [0, 1, 7, 8, 9, 300, len(data) // 3, len(data) // 2, len(data) - 100, len(data) - 1]
+    for place in places:
+        path.write_bytes(data[:place])
+        with pytest.raises(ValueError, match=f"cut{suffix}: ") as caught:
+            TemporalAutoencoder(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["no weights at all\n" * 100, "{}", "video\na.mp4\n"])
+def test_a_text_file_is_no_checkpoint(tmp_path, suffix, content):
+    path = tmp_path / f"text{suffix}"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"text{suffix}: ") as caught:
+        TemporalAutoencoder(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_or_a_directory_is_an_error(tmp_path):
+    for name in ("none.safetensors", "none.ckpt", "none.bin"):
+        with pytest.raises(FileNotFoundError, match=f"{name}: no such checkpoint file"):
+            TemporalAutoencoder(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="no such checkpoint file"):
+        TemporalAutoencoder(tmp_path)
+
+
+def test_another_suffix_is_an_error_to_read_and_to_write(tmp_path, arrays):
+    (tmp_path / "a.pth").write_bytes(b"1234")
+    message = r"a.pth: expected a checkpoint named \*.safetensors or \*.ckpt"
+    with pytest.raises(ValueError, match=message):
+        TemporalAutoencoder(tmp_path / "a.pth")
+    (tmp_path / "a.pth").unlink()
+    with pytest.raises(ValueError, match=message):
+        write_weights(tmp_path / "a.pth", arrays, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(backend.name == "mindspore", reason="MindSpore reads and writes .ckpt")
+def test_a_mindspore_checkpoint_on_torch_is_an_error_that_says_how_to_convert_it(tmp_path, arrays):
+    (tmp_path / "a.ckpt").write_bytes(b"1234")
+    with pytest.raises(ValueError, match=r"a.ckpt: .*MindSpore.*mg.cli.convert_checkpoint --src"):
+        TemporalAutoencoder(tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"/b.ckpt: writing .ckpt needs MindSpore"):
+        write_weights(tmp_path / "b.ckpt", arrays, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_arrays_that_are_no_numbers_are_an_error(tmp_path):
+    path = save_raw(tmp_path / "a.safetensors", {"x": np.zeros(3, np.int64)})
+    with pytest.raises(ValueError, match="a.safetensors: x is of type I64, expected floating"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{not json", "its config is not JSON"),
+        ("", "its config is not JSON"),
+        ("[1, 2]", r"its config is .*\[1, 2\].*, expected an object"),
+        ('{"chanels": 8}', "unknown TAE config key 'chanels'"),
+        ('{"ch": "8"}', "TAE config ch is '8'"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_an_error_that_names_the_file(
+    tmp_path, arrays, suffix, text, message
+):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".ckpt":
+        stored = np.frombuffer(text.encode(), np.uint8)
+        if not len(stored):
+            pytest.skip("MindSpore keeps no empty array")
+        backend.write_ckpt(str(path), {**arrays, weights.CONFIG_KEY: stored})
+    else:
+        save_raw(path, arrays, tae_config=text)
+    with pytest.raises(ValueError, match=f"a{suffix}: {message}"):
+        TemporalAutoencoder(path)
+
+
+# Interrupted writes
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError, ValueError])
+@pytest.mark.parametrize("existed", [True, False])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
+    tmp_path, network, arrays, suffix, monkeypatch, interruption, existed
+):
+    path = tmp_path / f"a{suffix}"
+    if existed:
+        write_weights(path, arrays, network.config)
+    before = path.read_bytes() if existed else None
+
+    def write_half(first, second, *_, **__):
+        file = second if suffix == ".safetensors" else first
+        with open(file, "wb") as opened:
+            opened.write(b"half")
+        raise interruption("interrupted")
+
+    if suffix == ".safetensors":
+        monkeypatch.setattr(safetensors.numpy, "save_file", write_half)
+    else:
+        monkeypatch.setattr(backend, "write_ckpt", write_half)
+    with pytest.raises(interruption):
+        write_weights(path, arrays, network.config)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] * existed
+    assert not existed or path.read_bytes() == before
+
+
+def test_a_directory_that_cannot_be_made_is_an_os_error(tmp_path, arrays, suffix):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError):
+        write_weights(tmp_path / "file" / f"a{suffix}", arrays, {})
+
+
+def test_mindones_config_differs_where_its_weights_depend_on_it():
+    assert MINDONE_TAE_CONFIG["norm_scope"] == "clip"
+    assert MINDONE_TAE_CONFIG["upsample_padding"] == "zeros"

@@ -1,0 +1,143 @@
+"""The rooms of mg/ and who may enter whom, read from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import mg
+
+pytestmark = pytest.mark.once
+
+ROOT = Path(mg.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+MAY_ENTER = {
+    "cli": {"training", "evaluation", "losses", "data", "models", "backend"},
+    "training": {"losses", "data", "models", "backend"},
+    "evaluation": {"losses", "data", "models", "backend"},
+    "losses": {"backend"},
+    "data": set(),
+    "models": {"backend"},
+    "backend": set(),
+    "files": set(),
+}
+FRAMEWORKS = {"torch", "mindspore"}
+WITHOUT_BACKEND = ["data", "evaluation/metrics.py", "training/recipe.py", "files.py"]
+
+
+def module_name(file):
+    parts = ["mg", *file.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def imports(file, tree=None):
+    """Every module that a file (or a part of it) imports, wherever in it that stands."""
+    for node in ast.walk(tree or ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
+
+
+def room(module):
+    """ "models" for mg.models.tae.tae; None for mg itself and for what is not ours."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "mg" and len(parts) > 1 else None
+
+
+def relative(file):
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_every_room_is_known():
+    assert {room(module) for module in MODULES} - {None} == set(MAY_ENTER)
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_rooms_are_entered_downward_only(file):
+    own = room(module_name(file))
+    for module in imports(file):
+        entered = room(module)
+        if entered is None or entered == own or entered == "files" or own is None:
+            continue
+        assert entered in MAY_ENTER[own], f"mg/{relative(file)} imports {module}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name: {module for module in imports(file) if module in MODULES and module != name}
+        for name, file in MODULES.items()
+    }
+    graph["mg.backend"] -= {"mg.backend.torch", "mg.backend.mindspore"}  # chosen, then re-exported
+    finished, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in finished:
+            path.append(name)
+            for module in graph[name]:
+                visit(module)
+            finished.add(path.pop())
+
+    for name in graph:
+        visit(name)
+    assert finished == set(MODULES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_frameworks_are_named_in_the_backend_only(file):
+    named = FRAMEWORKS & {module.split(".")[0] for module in imports(file)}
+    if room(module_name(file)) == "backend":
+        allowed = {file.stem} & FRAMEWORKS
+    elif relative(file) == "cli/convert_lpips.py":  # reads PyTorch's files, inside a function
+        top = [node for node in ast.parse(file.read_text()).body if not hasattr(node, "body")]
+        assert not FRAMEWORKS & set(imports(file, ast.Module(top, [])))
+        allowed = {"torch"}
+    else:
+        allowed = set()
+    assert named <= allowed
+
+
+@pytest.mark.parametrize(
+    "file",
+    [file for file in FILES if any(relative(file).startswith(place) for place in WITHOUT_BACKEND)],
+    ids=relative,
+)
+def test_numpy_rooms_reach_no_backend(file):
+    """Neither themselves nor through what they import."""
+    reached, waiting = set(), [module_name(file)]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += [module for module in imports(MODULES[name]) if module in MODULES]
+    assert not [name for name in reached if room(name) == "backend"]
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if room(module_name(file)) != "cli"], ids=relative
+)
+def test_only_commands_print(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"mg/{relative(file)}:{node.lineno}"
+
+
+def test_no_module_is_called_utils():
+    for file in FILES:
+        for part in Path(relative(file)).with_suffix("").parts:
+            assert not part.lower().strip("_").endswith(("util", "utils", "helpers", "misc"))
+
+
+def test_nothing_edits_the_import_path_or_takes_weights_leniently():
+    for file in FILES:
+        text = file.read_text(encoding="utf-8")
+        assert "sys.path" not in text, relative(file)
+        assert "strict=False" not in text, relative(file)
+        assert "weights_only=False" not in text, relative(file)

@@ -1,0 +1,154 @@
+import dataclasses
+import re
+
+import pytest
+import yaml
+from cli.support import ROOT, flags, run, train_flags, write_index
+
+from mg.cli import train
+from mg.cli.command import parse, settings_parser
+from mg.training.recipe import Recipe
+
+pytestmark = pytest.mark.once
+
+PATHS = {"csv_path": "videos.csv", "video_folder": "videos", "output_path": "run"}
+RECIPES = sorted((ROOT / "configs" / "tae" / "train").glob("*.yaml"))
+
+
+def read(*args):
+    return parse(settings_parser(Recipe, ""), Recipe, [str(arg) for arg in args])
+
+
+def write_yaml(path, **keys):
+    path.write_text(yaml.safe_dump(keys))
+    return path
+
+
+def test_help_has_a_line_for_every_key(capsys):
+    outcome = run(train.main, ["--help"], capsys)
+    assert outcome.code == 0
+    text = " ".join(" ".join(outcome.out).split())
+    for field in dataclasses.fields(Recipe):
+        option = re.search(rf"--{field.name} (?:{field.name.upper()}|[{{\[]\S+) (.*?)\(", text)
+        assert option, field.name
+        assert len(option[1].split()) >= 2, f"{field.name} is not explained"
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    config = write_yaml(tmp_path / "a.yaml", **PATHS, perceptual_weight=0, batch_size=3, seed=4)
+    recipe = read("--config", config, "--seed", 5)
+    assert (recipe.batch_size, recipe.seed) == (3, 5)
+    assert recipe.num_frames == Recipe(**PATHS, perceptual_weight=0).num_frames
+
+
+def test_the_seeds_flag_turns_the_outlier_penalty_on():
+    common = flags(**PATHS, perceptual_weight=0)
+    assert read(*common).loss_weights()["outlier_penalty"] == 0
+    recipe = read(*common, "--use_outlier_penalty_loss", "True")
+    assert recipe.loss_weights()["outlier_penalty"] == 1e5
+
+
+def test_loss_weights_are_the_recipes():
+    recipe = Recipe(
+        **PATHS,
+        reconstruction_weight=2,
+        perceptual_weight=3,
+        lpips_weights="x.safetensors",
+        kl_weight=4,
+        use_outlier_penalty_loss=True,
+        opl_weight=5,
+    )
+    assert recipe.loss_weights() == {
+        "reconstruction": 2,
+        "perceptual": 3,
+        "kl": 4,
+        "outlier_penalty": 5,
+    }
+
+
+def test_a_written_recipe_reads_back_the_same(tmp_path):
+    changed = {
+        "tae_config": {"ch": 8, "ch_mult": [1, 2], "norm_scope": "clip"},
+        "betas": (0.5, 0.9),
+        "compile": False,
+        "kl_weight": 1e-7,
+        "perceptual_weight": 0.0,
+        "scheduler": "cosine",
+        "mixed_strategy": "mixed_video_random",
+        "random_flip": True,
+    }
+    for keys in ({"perceptual_weight": 0.0}, changed):
+        recipe = Recipe(**PATHS, **keys)
+        path = tmp_path / "recipe.yaml"
+        path.write_text(recipe.to_yaml())
+        assert read("--config", path) == recipe
+
+
+def test_exponents_in_a_file_are_numbers(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("learning_rate: 1e-5\nkl_weight: 1e-6\nperceptual_weight: 0\n")
+    recipe = read("--config", path, *flags(**PATHS))
+    assert (recipe.learning_rate, recipe.kl_weight) == (1e-5, 1e-6)
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_repository_is_read(path):
+    recipe = read("--config", path, *flags(**PATHS, lpips_weights="lpips.safetensors"))
+    assert recipe.output_path == "run"
+    for key, value in yaml.safe_load(path.read_text()).items():
+        if isinstance(value, int | bool):
+            assert getattr(recipe, key) == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"learning_speed": 1}, ("learning_speed",)),
+        ({"image_size": "large"}, ("image_size", "int", "large")),
+        ({"batch_size": 1.5}, ("batch_size", "int", "1.5")),
+        ({"random_crop": 3}, ("random_crop", "bool")),
+        ({"betas": "[0.9]"}, ("betas", "2 elements")),
+        ({"betas": "[0.9,1]"}, ("betas", "[0, 1)")),
+        ({"tae_config": "ch"}, ("tae_config", "dict")),
+        ({"image_size": 0}, ("image_size is 0", "at least 1")),
+        ({"num_frames": 0}, ("num_frames is 0", "at least 1")),
+        ({"num_frames": -3}, ("num_frames is -3", "at least 1")),
+        ({"train_steps": 0}, ("train_steps is 0", "at least 1")),
+        ({"gradient_accumulation_steps": 0}, ("gradient_accumulation_steps is 0", "at least 1")),
+        ({"log_interval": 0}, ("log_interval is 0", "at least 1")),
+        ({"ckpt_save_steps": -1}, ("ckpt_save_steps is -1", "at least 0")),
+        ({"seed": -1}, ("seed is -1", "at least 0")),
+        ({"learning_rate": -0.1}, ("learning_rate is -0.1", "at least 0")),
+        ({"learning_rate": ".nan"}, ("learning_rate is nan", "at least 0")),
+        ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
+        ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
+        ({"jit_level": "O2"}, ("jit_level is 'O2'", "O0", "O1")),
+        ({"perceptual_weight": 1}, ("perceptual_weight", "lpips_weights", "mg.cli.convert_lpips")),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line_and_nothing_is_written(
+    tmp_path, capsys, changes, expected
+):
+    write_index(tmp_path, ["a.mp4"])
+    outcome = run(train.main, train_flags(tmp_path, tmp_path / "run", **changes), capsys)
+    outcome.assert_refused(*expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
+    config = write_yaml(tmp_path / "a.yaml", learning_speed=1)
+    args = ["--config", config, *train_flags(tmp_path, tmp_path / "run")]
+    run(train.main, args, capsys).assert_refused("learning_speed")
+
+
+def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
+    args = ["--config", tmp_path / "none.yaml", *train_flags(tmp_path, tmp_path / "run")]
+    run(train.main, args, capsys).assert_refused("none.yaml")
+
+
+def test_options_that_have_to_be_given_are_named_in_one_line(capsys):
+    run(train.main, [], capsys).assert_refused("csv_path", "video_folder", "output_path")

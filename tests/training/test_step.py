@@ -1,0 +1,207 @@
+import logging
+import math
+
+import numpy as np
+import pytest
+from cli.support import TINY, waves
+
+from mg import backend
+from mg.data import to_float
+from mg.losses.objective import Objective
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.training.step import TrainStep
+
+WEIGHTS = {"reconstruction": 2.0, "kl": 0.5, "outlier_penalty": 0.25}
+
+
+class RecordingOptimizer:
+    """Keeps the gradients that it is given and changes nothing."""
+
+    def __init__(self):
+        self.gradients, self.rates = [], []
+
+    def step(self, gradients, learning_rate):
+        self.gradients.append([backend.to_numpy(gradient) for gradient in gradients])
+        self.rates.append(learning_rate)
+
+
+def video(seed, num_frames=8, size=8):
+    return to_float(waves(seed, num_frames, size, size))[None]
+
+
+def parameters_of(tae):
+    return {name: backend.to_numpy(p).copy() for name, p in backend.named_parameters(tae).items()}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tiny network, its initial weights, and its gradients, compiled where that is default."""
+    tae = TemporalAutoencoder(None, TINY, seed=3)
+    step = TrainStep(tae, Objective(WEIGHTS), RecordingOptimizer())
+    return tae, parameters_of(tae), step._gradients
+
+
+@pytest.fixture
+def make_step(trained):
+    """Makes training steps of the network with its initial weights; compiling it for each would
+    take minutes. Unclipped unless `options` say else."""
+    tae, initial, gradients = trained
+
+    def make(optimizer=None, **options):
+        for name, parameter in backend.named_parameters(tae).items():
+            backend.assign(parameter, initial[name])
+        optimizer = optimizer or backend.AdamW(
+            list(backend.named_parameters(tae).values()),
+            betas=(0.9, 0.999),
+            epsilon=1e-8,
+            weight_decay=0.0,
+        )
+        options = {"max_grad_norm": 0.0, **options}
+        step = TrainStep(tae, Objective(WEIGHTS), optimizer, compile=False, **options)
+        step._gradients = gradients
+        return tae, step
+
+    return make
+
+
+def without_noise(monkeypatch):
+    def zeros(self, seed, video_shape):
+        latents = (self._tae.config["z_channels"], *self._tae.latent_size(*video_shape[2:]))
+        return backend.from_numpy(np.zeros((video_shape[0], *latents), np.float32))
+
+    monkeypatch.setattr(TrainStep, "_noise", zeros)
+
+
+def norm_of(gradients):
+    return math.sqrt(
+        sum(float(np.square(gradient, dtype=np.float64).sum()) for gradient in gradients)
+    )
+
+
+def test_every_parameter_moves_within_two_steps_temporal_ones_included(make_step):
+    tae, step = make_step()
+    before = parameters_of(tae)
+    for number in (1, 2):
+        step(number, [video(0)], 1e-3)
+    after = parameters_of(tae)
+    # The softmax does not see a constant added to all keys, so their bias has no gradient.
+    still = [
+        name
+        for name in before
+        if np.array_equal(before[name], after[name]) and not name.endswith("k.bias")
+    ]
+    assert still == []
+    assert sum("attn_1.1" in name for name in before) >= 8
+
+
+def test_weights_assigned_after_compiling_are_the_ones_that_count(make_step):
+    tae, step = make_step(RecordingOptimizer())
+    before = step(1, [video(0)], 1e-3)
+    for parameter in backend.named_parameters(tae).values():
+        backend.assign(parameter, np.zeros(tuple(parameter.shape), np.float32))
+    after = step(1, [video(0)], 1e-3)
+    assert after["reconstruction"] == pytest.approx(np.abs(video(0)).sum() / 8, rel=1e-4)
+    assert after["loss"] != before["loss"]
+
+
+def test_every_temporal_weight_receives_a_gradient_that_matters(make_step):
+    optimizer = RecordingOptimizer()
+    tae, step = make_step(optimizer)
+    rng = np.random.default_rng(0)
+    for parameter in backend.named_parameters(tae).values():
+        noise = 0.1 * rng.standard_normal(tuple(parameter.shape)).astype(np.float32)
+        backend.assign(parameter, backend.to_numpy(parameter) + noise)
+    step(1, [video(0)], 1e-3)
+    sizes = {
+        name: float(np.abs(gradient).max())
+        for name, gradient in zip(parameters_of(tae), optimizer.gradients[0], strict=True)
+    }
+    weak = {name: size for name, size in sizes.items() if size < 1e-4}
+    assert all(name.endswith("k.bias") for name in weak), weak
+
+
+def test_two_accumulated_batches_equal_one_batch_of_two(monkeypatch, make_step):
+    without_noise(monkeypatch)
+    first, second = video(0), video(1)
+    accumulated, whole = RecordingOptimizer(), RecordingOptimizer()
+    means = make_step(accumulated)[1](1, [first, second], 1e-3)
+    batch = make_step(whole)[1](1, [np.concatenate([first, second])], 1e-3)
+    assert len(accumulated.gradients) == len(whole.gradients) == 1
+    scale = norm_of(whole.gradients[0])
+    for a, b in zip(accumulated.gradients[0], whole.gradients[0], strict=True):
+        assert np.abs(a - b).max() <= 1e-4 * scale
+    assert means["loss"] == pytest.approx(batch["loss"], rel=1e-4)
+    assert means["grad_norm"] == pytest.approx(batch["grad_norm"], rel=1e-4)
+    assert means["grad_norm"] == pytest.approx(scale, rel=1e-4)
+
+
+def test_clipping_scales_the_whole_gradient_to_the_bound(monkeypatch, make_step):
+    without_noise(monkeypatch)
+    free, clipped, loose = RecordingOptimizer(), RecordingOptimizer(), RecordingOptimizer()
+    before = make_step(free)[1](1, [video(0)], 1e-3)
+    bound = before["grad_norm"] / 3
+    after = make_step(clipped, max_grad_norm=bound)[1](1, [video(0)], 1e-3)
+    make_step(loose, max_grad_norm=before["grad_norm"] * 2)[1](1, [video(0)], 1e-3)
+    assert norm_of(free.gradients[0]) == pytest.approx(before["grad_norm"], rel=1e-4)
+    assert norm_of(clipped.gradients[0]) == pytest.approx(bound, rel=1e-3)
+    assert after["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-4)  # before clipping
+    for a, b, c in zip(free.gradients[0], clipped.gradients[0], loose.gradients[0], strict=True):
+        assert np.abs(a / 3 - b).max() <= 1e-3 * bound
+        assert np.abs(a - c).max() <= 1e-3 * bound
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_changes_no_weight_and_is_warned_of(caplog, make_step, value):
+    tae, step = make_step()
+    before = parameters_of(tae)
+    broken = video(0)
+    broken[0, 0, 0, 0, 0] = value
+    with caplog.at_level(logging.WARNING):
+        metrics = step(7, [broken], 1e-3)
+    after = parameters_of(tae)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert "step 7 not applied" in caplog.text
+    assert not math.isfinite(metrics["grad_norm"]) or not math.isfinite(metrics["loss"])
+    assert metrics["psnr"] != math.inf
+
+
+def test_metrics_are_the_terms_their_weighted_sum_and_psnr(make_step):
+    _, step = make_step(RecordingOptimizer())
+    metrics = step(1, [video(0)], 1e-3)
+    assert set(metrics) == {"loss", "psnr", *WEIGHTS, "grad_norm"}
+    total = sum(weight * metrics[name] for name, weight in WEIGHTS.items())
+    assert metrics["loss"] == pytest.approx(total, rel=1e-5)
+    assert metrics["reconstruction"] > 0 and metrics["kl"] > 0
+    # A mean error of e on values in [-1, 1] is at least e squared.
+    error = metrics["reconstruction"] / (3 * 8 * 8)
+    assert metrics["psnr"] <= 10 * math.log10(4 / error**2)
+
+
+def test_noise_differs_by_step_and_micro_batch_and_repeats_with_the_seed(make_step, monkeypatch):
+    drawn, draw = [], TrainStep._noise
+
+    def recorded(self, seed, video_shape):
+        drawn.append(draw(self, seed, video_shape))
+        return drawn[-1]
+
+    monkeypatch.setattr(TrainStep, "_noise", recorded)
+    for seed in (0, 0, 1):
+        _, step = make_step(RecordingOptimizer(), seed=seed)
+        step(1, [video(0), video(1)], 1e-3)
+        step(2, [video(0)], 1e-3)
+    first, again, other = (
+        [backend.to_numpy(noise) for noise in drawn[start : start + 3]] for start in (0, 3, 6)
+    )
+    assert {noise.shape for noise in first} == {(1, 2, 4, 4, 4)}
+    assert np.std(first) == pytest.approx(1, abs=0.2)
+    assert np.array_equal(first, again)
+    assert len({noise.tobytes() for noise in first + other}) == 6
+
+
+def test_the_loss_goes_down_when_one_clip_is_learned_by_heart(make_step):
+    _, step = make_step(max_grad_norm=1.0)
+    clip = [video(0)]
+    metrics = [step(number, clip, 2e-2) for number in range(1, 16)]
+    first, last = metrics[0], metrics[-1]
+    assert last["loss"] < 0.7 * first["loss"]
+    assert last["psnr"] > first["psnr"] + 1

@@ -1,0 +1,417 @@
+import json
+import logging
+import math
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.support import (
+    ROOT,
+    TINY,
+    process_environment,
+    run,
+    train_flags,
+    waves,
+    write_checkpoint,
+    write_dataset,
+    write_index,
+    write_squeezenet_lpips,
+)
+
+from mg import backend
+from mg.cli import train
+from mg.cli.command import parse, settings_parser
+from mg.data import write_video
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import read_weights
+from mg.training import loop
+from mg.training.recipe import Recipe
+
+from .conftest import RUN
+
+CHECKPOINT = f"tae{backend.checkpoint_suffix}"
+
+
+def metrics_of(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def scalars_of(directory):
+    """TensorBoard's scalars: {name: {step: value}}, read from its records."""
+    from tensorboardX.proto import event_pb2  # MindSpore has to be imported before
+
+    scalars = {}
+    for path in (directory / "tensorboard").iterdir():
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            (length,) = struct.unpack_from("<Q", data, place)
+            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            for value in event.summary.value:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+            place += length + 16
+    return scalars
+
+
+def files_below(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+class FakeStep:
+    """A training step that costs nothing and records what it is asked."""
+
+    def __init__(self, tae, objective, optimizer, **options):
+        self.calls, self.options = [], options
+        FakeStep.last = self
+
+    def __call__(self, step, videos, learning_rate):
+        self.calls.append((step, [video.shape for video in videos], learning_rate))
+        return {"loss": 1.0, "psnr": 2.0, "grad_norm": 3.0}
+
+
+@pytest.fixture
+def fake_step(monkeypatch):
+    monkeypatch.setattr(loop, "TrainStep", FakeStep)
+    return FakeStep
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """The number of log entries at each write of the checkpoint."""
+    places = []
+    save = loop.RunDirectory.save
+
+    def recorded(self, tae):
+        places.append(len(metrics_of(self.path)))
+        save(self, tae)
+
+    monkeypatch.setattr(loop.RunDirectory, "save", recorded)
+    return places
+
+
+# What a run leaves
+
+
+def test_checkpoint_of_a_run_loads_with_its_config(run_directory):
+    tae = TemporalAutoencoder(run_directory / CHECKPOINT)
+    assert {key: tae.config[key] for key in TINY} == TINY
+    initial = TemporalAutoencoder(None, TINY, seed=0)
+    trained = backend.named_parameters(tae)
+    moved = [
+        name
+        for name, parameter in backend.named_parameters(initial).items()
+        if not np.array_equal(backend.to_numpy(parameter), backend.to_numpy(trained[name]))
+    ]
+    assert len(moved) > 0.9 * len(trained)
+
+
+def test_metrics_have_a_line_at_every_interval_and_at_the_end(run_directory):
+    lines = metrics_of(run_directory)
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    for line in lines:
+        assert list(line) == [
+            "step",
+            "loss",
+            "psnr",
+            "reconstruction",
+            "kl",
+            "outlier_penalty",
+            "grad_norm",
+            "learning_rate",
+            "frames",
+            "seconds",
+        ]
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["learning_rate"] == 1e-3
+        assert line["frames"] == 4
+        assert line["seconds"] > 0
+        assert line["loss"] == pytest.approx(line["reconstruction"] + 1e-6 * line["kl"], rel=1e-5)
+
+
+def test_tensorboard_holds_the_numbers_of_the_metrics(run_directory):
+    scalars = scalars_of(run_directory)
+    for line in metrics_of(run_directory):
+        step = line.pop("step")
+        for name, value in line.items():
+            assert scalars[name][step] == pytest.approx(value, rel=1e-6)
+
+
+def test_recipe_of_a_run_reads_back_the_same(run_directory, videos):
+    parser = settings_parser(Recipe, "")
+    kept = parse(parser, Recipe, ["--config", str(run_directory / "recipe.yaml")])
+    assert kept == parse(parser, Recipe, train_flags(videos, run_directory, **RUN))
+
+
+def test_nothing_else_lies_in_a_run_directory(run_directory):
+    assert sorted(path.name for path in run_directory.iterdir()) == sorted(
+        [CHECKPOINT, "metrics.jsonl", "recipe.yaml", "tensorboard"]
+    )
+
+
+def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, capsys):
+    output = tmp_path / "again"
+    assert run(train.main, train_flags(videos, output, **RUN), capsys).code == 0
+    for first, second in zip(metrics_of(run_directory), metrics_of(output), strict=True):
+        del first["seconds"], second["seconds"]
+        assert first == second
+    first, _ = read_weights(run_directory / CHECKPOINT)
+    second, _ = read_weights(output / CHECKPOINT)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_directory_that_holds_a_run_is_refused_and_stays_as_it_is(run_directory, videos, capsys):
+    before = files_below(run_directory)
+    outcome = run(train.main, train_flags(videos, run_directory), capsys)
+    outcome.assert_refused(str(run_directory), "holds a run already")
+    assert files_below(run_directory) == before
+
+
+# The loop
+
+
+def test_checkpoint_is_written_at_every_interval_and_at_the_end(
+    videos, tmp_path, capsys, fake_step, saves
+):
+    args = train_flags(videos, tmp_path / "run", train_steps=7, ckpt_save_steps=3)
+    outcome = run(train.main, args, capsys)
+    assert outcome.code == 0
+    assert saves == [3, 6, 7]
+    assert outcome.out == [f"Trained. Checkpoint: {tmp_path / 'run' / CHECKPOINT}"]
+
+
+def test_checkpoint_interval_zero_is_the_end_only(videos, tmp_path, capsys, fake_step, saves):
+    args = train_flags(videos, tmp_path / "run", train_steps=4, ckpt_save_steps=0)
+    assert run(train.main, args, capsys).code == 0
+    assert saves == [4]
+
+
+def test_loop_hands_over_accumulated_batches_rates_and_settings(
+    videos, tmp_path, capsys, fake_step
+):
+    args = train_flags(
+        videos,
+        tmp_path / "run",
+        train_steps=3,
+        batch_size=2,
+        gradient_accumulation_steps=2,
+        warmup_steps=2,
+        learning_rate=0.5,
+        max_grad_norm=0.25,
+        seed=9,
+        jit_level="O1",
+    )
+    assert run(train.main, args, capsys).code == 0
+    shape = (2, 3, 4, 8, 8)
+    assert fake_step.last.calls == [
+        (1, [shape, shape], 0.25),
+        (2, [shape, shape], 0.5),
+        (3, [shape, shape], 0.5),
+    ]
+    assert fake_step.last.options == {
+        "max_grad_norm": 0.25,
+        "compile": False,
+        "jit_level": "O1",
+        "seed": 9,
+    }
+
+
+def test_progress_bar_shows_loss_psnr_and_seconds(videos, tmp_path, capsys, fake_step):
+    outcome = run(train.main, train_flags(videos, tmp_path / "run"), capsys)
+    assert "loss 1, PSNR 2.00 dB" in "".join(outcome.err)
+    assert "s/step" in "".join(outcome.err)
+
+
+@pytest.mark.parametrize("strategy", ["mixed_video_image", "mixed_video_random"])
+def test_images_and_videos_train_in_one_run(videos, tmp_path, capsys, strategy):
+    # With this seed the first two batches are of the two lengths.
+    options = {"mixed_strategy": strategy, "mixed_image_ratio": 0.5, "seed": 1}
+    args = train_flags(videos, tmp_path / "run", **options)
+    assert run(train.main, args, capsys).code == 0
+    lines = metrics_of(tmp_path / "run")
+    assert {line["frames"] for line in lines} == {1, 4}
+    assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+def test_images_alone_can_be_trained_on(videos, tmp_path, capsys, fake_step):
+    args = train_flags(videos, tmp_path / "run", mixed_strategy="image_only", num_frames=16)
+    assert run(train.main, args, capsys).code == 0
+    assert [shapes for _, shapes, _ in fake_step.last.calls] == [[(1, 3, 1, 8, 8)]] * 2
+
+
+def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(
+    tmp_path, capsys, caplog, fake_step
+):
+    write_dataset(tmp_path, ["a.mp4"])
+    (tmp_path / "text.mp4").write_text("I am no video\n" * 50)
+    write_index(tmp_path, ["a.mp4", "text.mp4", "none.mp4"])
+    with caplog.at_level(logging.WARNING):
+        args = train_flags(tmp_path, tmp_path / "run", train_steps=9)
+        assert run(train.main, args, capsys).code == 0
+    messages = [record.getMessage() for record in caplog.records]
+    for name in ("text.mp4", "none.mp4"):
+        assert sum(f"skipped {name}: " in message for message in messages) == 1
+    assert messages[-1] == "2 videos could not be used: none.mp4, text.mp4"
+
+
+def test_training_starts_from_the_weights_and_config_of_a_checkpoint(
+    videos, tmp_path, capsys, fake_step
+):
+    start = write_checkpoint(tmp_path / "start.safetensors", norm_scope="clip")
+    args = train_flags(videos, tmp_path / "run", pretrained=start, tae_config={})
+    assert run(train.main, args, capsys).code == 0
+    first, first_config = read_weights(start)
+    second, second_config = read_weights(tmp_path / "run" / CHECKPOINT)
+    assert first_config == second_config
+    assert first_config["norm_scope"] == "clip"
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_training_goes_on_from_the_weights_of_a_run(run_directory, videos, tmp_path, capsys):
+    start, output = run_directory / CHECKPOINT, tmp_path / "run"
+    options = {"pretrained": start, "tae_config": {}, "train_steps": 1, "learning_rate": 1e-6}
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    first, _ = read_weights(start)
+    second, _ = read_weights(output / CHECKPOINT)
+    moves = [np.abs(first[name] - second[name]).max() for name in first]
+    assert 0 < max(moves) < 1e-5
+
+
+# What is refused
+
+
+def test_data_set_without_a_readable_video_leaves_no_run(tmp_path, capsys):
+    (tmp_path / "a.mp4").write_text("no video")
+    (tmp_path / "b.mp4").touch()
+    write_index(tmp_path, ["a.mp4", "b.mp4", "c.mp4"])
+    outcome = run(train.main, train_flags(tmp_path, tmp_path / "run"), capsys)
+    outcome.assert_refused("none of the 3 videos can be read")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"image_size": 12, "tae_config": {**TINY, "ch_mult": [1, 1, 2, 2]}}, ("image_size", "8")),
+        ({"image_size": 9}, ("image_size is 9", "multiple of 2")),
+        ({"image_size": 4}, ("image_size", "at least 8", "4")),
+        ({"mixed_strategy": "mixed"}, ("mixed_strategy", "mixed_video_image", "'mixed'")),
+        ({"mixed_image_ratio": 1.5}, ("mixed_image_ratio", "0 to 1", "1.5")),
+        ({"device_target": "TPU"}, ("device_target", "'TPU'", "CPU", "auto")),
+        ({"dtype": "fp8"}, ("dtype", "'fp8'", "fp32", "bf16")),
+        ({"video_column": "path"}, ("no column 'path'", "video")),
+        ({"csv_path": "none.csv"}, ("none.csv", "no such CSV file")),
+        ({"video_folder": "none"}, ("none", "no such video folder")),
+        ({"pretrained": "none.safetensors"}, ("none.safetensors", "no such checkpoint")),
+        ({"tae_config": {"channels": 8}}, ("channels", "unknown TAE config key")),
+        ({"tae_config": {**TINY, "num_groups": 3}}, ("num_groups", "4 x 1")),
+        (
+            {"perceptual_weight": 1, "lpips_weights": "none.safetensors"},
+            ("none.safetensors", "no such file of LPIPS weights"),
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_in_one_line_and_no_run_is_left(
+    videos, tmp_path, capsys, changes, expected
+):
+    outcome = run(train.main, train_flags(videos, tmp_path / "run", **changes), capsys)
+    outcome.assert_refused(*expected)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_checkpoint_is_refused(videos, tmp_path, capsys):
+    start = write_checkpoint(tmp_path / "start.safetensors")
+    start.write_bytes(start.read_bytes()[:-100])
+    args = train_flags(videos, tmp_path / "run", pretrained=start)
+    run(train.main, args, capsys).assert_refused("start.safetensors", "not a whole")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_the_config_is_refused(videos, tmp_path, capsys):
+    start = write_checkpoint(tmp_path / "start.safetensors")
+    config = {**TINY, "z_channels": 3}
+    args = train_flags(videos, tmp_path / "run", pretrained=start, tae_config=config)
+    run(train.main, args, capsys).assert_refused("start.safetensors", "conv_out", "(6,", "(4,")
+
+
+def test_a_file_where_the_run_directory_should_be_is_named(videos, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    outcome = run(train.main, train_flags(videos, tmp_path / "file" / "run"), capsys)
+    outcome.assert_refused(str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch has bf16 on the CPU")
+def test_bf16_on_the_cpu_is_refused_at_start(videos, tmp_path, capsys):
+    outcome = run(train.main, train_flags(videos, tmp_path / "run", dtype="bf16"), capsys)
+    outcome.assert_refused("dtype is 'bf16'", "CPU", "fp32")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="MindSpore has no bf16 on the CPU")
+def test_bf16_trains_where_the_device_has_it(videos, tmp_path, capsys):
+    args = train_flags(videos, tmp_path / "run", dtype="bf16", use_recompute=True)
+    assert run(train.main, args, capsys).code == 0
+    assert all(math.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run"))
+
+
+# A person at the keyboard
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_whole_files(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_video(folder / "a.mp4", waves(0), fps=10)
+    write_index(folder, ["a.mp4"])
+    output = tmp_path / "run"
+    options = {"train_steps": 100_000, "ckpt_save_steps": 1, "num_workers": 1, "compile": "null"}
+    errors = tmp_path / "stderr"
+    with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "scripts" / "train_tae.py"]
+            + train_flags(folder, output, **options),
+            cwd=tmp_path,
+            env=process_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        try:
+            wait_for_lines(output / "metrics.jsonl", 3, process)
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=60)
+        finally:
+            process.kill()
+    text = errors.read_text()
+    assert code == 130, text
+    assert "Traceback" not in text
+    assert text.splitlines()[-1] == "interrupted"
+    assert [line["step"] for line in metrics_of(output)][:3] == [1, 2, 3]
+    assert TemporalAutoencoder(output / CHECKPOINT).config["ch"] == TINY["ch"]
+    assert not [path for path in output.rglob("*") if ".part" in path.name]
+
+
+def wait_for_lines(path: Path, count, process):
+    end = time.monotonic() + 240
+    while not path.exists() or len(path.read_text().splitlines()) < count:
+        assert process.poll() is None, "ended by itself"
+        assert time.monotonic() < end, "too slow"
+        time.sleep(0.1)
+
+
+def test_lpips_is_logged_where_its_weights_are_given(test_data, tmp_path, capsys):
+    weights = write_squeezenet_lpips(test_data, tmp_path / "lpips.safetensors")
+    write_dataset(tmp_path, ["a.mp4"], height=32, width=32)
+    options = {"image_size": 32, "num_frames": 1, "train_steps": 1, "lpips_weights": weights}
+    for weight in (0, 1):
+        output = tmp_path / f"run{weight}"
+        args = train_flags(tmp_path, output, **options, perceptual_weight=weight)
+        assert run(train.main, args, capsys).code == 0
+        (line,) = metrics_of(output)
+        assert line["perceptual"] > 0
+        expected = line["reconstruction"] + 1e-6 * line["kl"] + weight * line["perceptual"]
+        assert line["loss"] == pytest.approx(expected, rel=1e-5)
