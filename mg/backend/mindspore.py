@@ -34,6 +34,7 @@ __all__ = [
     "conv2d",
     "dtype",
     "from_numpy",
+    "global_norm",
     "group_norm",
     "is_tensor",
     "linear",
@@ -306,33 +307,65 @@ class AdamW:
         epsilon: float,
         weight_decay: float,
     ):
-        self._parameters = list(parameters)
         self._betas, self._epsilon, self._weight_decay = betas, epsilon, weight_decay
-        self._first = [self._zeros_like(p, "first") for p in self._parameters]
-        self._second = [self._zeros_like(p, "second") for p in self._parameters]
-        self._adam = ops.Adam()
+        self._update = ms.jit(_AdamUpdate(parameters))
         self._steps = 0
 
-    @staticmethod
-    def _zeros_like(parameter: ms.Parameter, moment: str) -> ms.Parameter:
-        zeros = Tensor(np.zeros(parameter.shape, np.float32))
-        return ms.Parameter(zeros, name=f"{moment}.{parameter.name}", requires_grad=False)
-
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+    def step(self, gradients: Sequence[Tensor], learning_rate: float, *, scale: float) -> None:
         self._steps += 1
         beta1, beta2 = self._betas
         power1, power2 = beta1**self._steps, beta2**self._steps
         # ops.Adam adds epsilon to the second moment before its bias is corrected.
         epsilon = self._epsilon * (1 - power2) ** 0.5
-        numbers = (power1, power2, learning_rate, beta1, beta2, epsilon)
-        scalars = [Tensor(number, ms.float32) for number in numbers]
-        for parameter, first, second, gradient in zip(
-            self._parameters, self._first, self._second, gradients, strict=True
-        ):
-            if self._weight_decay:
-                decayed = parameter.value() * (1 - learning_rate * self._weight_decay)
-                ops.assign(parameter, decayed)
-            self._adam(parameter, first, second, *scalars, gradient)
+        keep = 1 - learning_rate * self._weight_decay
+        numbers = (scale, keep, power1, power2, learning_rate, beta1, beta2, epsilon)
+        self._update(
+            ms.mutable(tuple(gradients)), *(Tensor(number, ms.float32) for number in numbers)
+        )
+
+
+class _AdamUpdate(nn.Cell):
+    """One step of AdamW for all parameters; as one graph, since one by one takes a second."""
+
+    def __init__(self, parameters):
+        super().__init__()
+        self.updated = ms.ParameterTuple(parameters)
+        self.first = self.updated.clone(prefix="first", init="zeros")
+        self.second = self.updated.clone(prefix="second", init="zeros")
+        self.adam = ops.Adam()
+
+    def construct(self, gradients, scale, keep, power1, power2, rate, beta1, beta2, epsilon):
+        for number in range(len(self.updated)):
+            parameter = self.updated[number]
+            ops.assign(parameter, parameter * keep)
+            self.adam(
+                parameter,
+                self.first[number],
+                self.second[number],
+                power1,
+                power2,
+                rate,
+                beta1,
+                beta2,
+                epsilon,
+                gradients[number] * scale,
+            )
+        return rate
+
+
+def _square_sum(tensors):
+    total = 0.0
+    for tensor in tensors:
+        total = total + (tensor * tensor).sum()
+    return total
+
+
+_compiled_square_sum = ms.jit(_square_sum)
+
+
+def global_norm(tensors: Sequence[Tensor]) -> float:
+    # A tuple that is not mutable counts as constant: compiled anew for each value.
+    return float(_compiled_square_sum(ms.mutable(tuple(tensors)))) ** 0.5
 
 
 # Files

@@ -26,6 +26,7 @@ __all__ = [
     "conv2d",
     "dtype",
     "from_numpy",
+    "global_norm",
     "group_norm",
     "is_tensor",
     "linear",
@@ -282,14 +283,19 @@ class AdamW:
             self._parameters, betas=betas, eps=epsilon, weight_decay=weight_decay
         )
 
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """Update the parameters by one step along `gradients`."""
+    def step(self, gradients: Sequence[Tensor], learning_rate: float, *, scale: float) -> None:
+        """Update the parameters by one step along `gradients` times `scale`."""
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient if scale == 1 else gradient * scale
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
         self._adamw.zero_grad()
+
+
+def global_norm(tensors: Sequence[Tensor]) -> float:
+    """The square root of the sum of all squares."""
+    return float(torch.nn.utils.get_total_norm(list(tensors)))
 
 
 # Files

@@ -63,13 +63,11 @@ class TrainStep:
             outputs, gradients = self._gradients(backend.from_numpy(video), noise)
             values.append([float(output) for output in outputs])
             sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
-        total = [gradient / len(videos) for gradient in sums] if len(videos) > 1 else sums
-        norm = math.sqrt(sum(float((gradient * gradient).sum()) for gradient in total))
+        norm = backend.global_norm(sums) / len(videos)
         loss, error, *terms = np.mean(values, axis=0)
         if math.isfinite(norm) and math.isfinite(loss):
-            if 0 < self._max_grad_norm < norm:
-                total = [gradient * (self._max_grad_norm / norm) for gradient in total]
-            self._optimizer.step(total, learning_rate)
+            clip = self._max_grad_norm / norm if 0 < self._max_grad_norm < norm else 1.0
+            self._optimizer.step(sums, learning_rate, scale=clip / len(videos))
         else:
             logger.warning("step %d not applied: loss %s, gradient norm %s", step, loss, norm)
         with np.errstate(divide="ignore"):  # without any error, infinite

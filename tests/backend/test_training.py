@@ -10,6 +10,7 @@ from mg.backend import (
     ModuleList,
     assign,
     from_numpy,
+    global_norm,
     named_parameters,
     parameter,
     recompute,
@@ -134,7 +135,8 @@ def test_adamw_takes_the_steps_of_torchs(weight_decay, rng):
         # gradients of very different sizes: epsilon's place shows with the small ones
         gradients = [10.0 ** -(step % 5) * rng.standard_normal(shape) for shape in shapes]
         gradients = [gradient.astype(np.float32) for gradient in gradients]
-        optimizer.step([from_numpy(gradient) for gradient in gradients], learning_rate)
+        doubled = [from_numpy(2 * gradient) for gradient in gradients]
+        optimizer.step(doubled, learning_rate, scale=0.5)
         for p, gradient in zip(theirs, gradients, strict=True):
             p.grad = torch.tensor(gradient, dtype=torch.float64)
         reference.param_groups[0]["lr"] = learning_rate
@@ -228,3 +230,11 @@ def test_nothing_is_kept_for_differentiation_under_no_grad():
     with backend.no_grad():
         assert not network(from_numpy(VIDEO)).requires_grad
     assert network(from_numpy(VIDEO)).requires_grad
+
+
+def test_the_global_norm_is_that_of_all_values_together(rng):
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 4), (5,), ())]
+    expected = np.linalg.norm(np.concatenate([array.ravel() for array in arrays]))
+    for scale in (1, 100):  # another call: not the first one's values again
+        tensors = [from_numpy(np.asarray(scale * array, np.float32)) for array in arrays]
+        assert global_norm(tensors) == pytest.approx(scale * expected, rel=1e-5)

@@ -20,8 +20,8 @@ class RecordingOptimizer:
     def __init__(self):
         self.gradients, self.rates = [], []
 
-    def step(self, gradients, learning_rate):
-        self.gradients.append([backend.to_numpy(gradient) for gradient in gradients])
+    def step(self, gradients, learning_rate, *, scale):
+        self.gradients.append([scale * backend.to_numpy(gradient) for gradient in gradients])
         self.rates.append(learning_rate)
 
 
