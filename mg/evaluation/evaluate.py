@@ -25,55 +25,12 @@ from mg.data import (
     write_video,
 )
 from mg.evaluation.metrics import psnr, ssim
+from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What to reconstruct, with which weights.
-
-    Args:
-        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
-        csv_path: CSV file with a column of videos, relative to video_folder.
-        video_folder: Folder of the videos.
-        output_path: Where reconstructions, metrics.csv and metrics.json go.
-        video_column: Name of the CSV's column of videos.
-        batch_size: Videos reconstructed at a time.
-        num_frames: First frames of each video to reconstruct; all of a shorter video.
-        image_size: Short side is resized to it, then its centre square is taken.
-        sample_stride: Take every n-th frame.
-        use_tile: Encode and decode tiles of 32 frames to save memory.
-        lpips_weights: Also measure LPIPS with these weights, a .safetensors made by
-            `python -m mg.cli.convert_lpips`.
-        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
-        device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch.
-    """
-
-    ckpt_path: str
-    csv_path: str
-    video_folder: str
-    output_path: str = "samples/recons"
-    video_column: str = "video"
-    batch_size: int = 1
-    num_frames: int = 32
-    image_size: int = 256
-    sample_stride: int = 1
-    use_tile: bool = False
-    lpips_weights: str | None = None
-    dtype: str = "fp32"
-    device_target: str = "auto"
-    compile: bool | None = None
-
-    def __post_init__(self):
-        for key in ("batch_size", "num_frames", "image_size", "sample_stride"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 1")
 
 
 @dataclass

@@ -155,7 +155,9 @@ def _unit(x: Tensor) -> Tensor:
 
 def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file of LPIPS weights")
+        raise FileNotFoundError(
+            f"{path}: no such file of LPIPS weights; `python -m mg.cli.convert_lpips` makes it"
+        )
     try:
         return load_file(path)
     except (SafetensorError, TypeError) as error:
