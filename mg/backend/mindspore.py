@@ -36,6 +36,7 @@ __all__ = [
     "from_numpy",
     "global_norm",
     "group_norm",
+    "in_python",
     "is_tensor",
     "linear",
     "max_pool2d",
@@ -63,6 +64,8 @@ class Module(nn.Cell):
         super().__init_subclass__(**kwargs)
         if "forward" in cls.__dict__:
             cls.construct = cls.forward
+            if getattr(cls.forward, "in_python", False):
+                cls.__call__ = cls.forward
 
 
 ModuleList = nn.CellList
@@ -270,6 +273,11 @@ def cat(tensors, axis):
 
 
 # Differentiation, compilation
+
+
+def in_python(forward: Callable) -> Callable:
+    forward.in_python = True  # type: ignore
+    return forward
 
 
 no_grad = _no_grad

@@ -28,6 +28,7 @@ __all__ = [
     "from_numpy",
     "global_norm",
     "group_norm",
+    "in_python",
     "is_tensor",
     "linear",
     "max_pool2d",
@@ -220,6 +221,12 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 
 
 # Differentiation, compilation
+
+
+def in_python(forward: Callable) -> Callable:
+    """Mark a module's `forward` as one that MindSpore's graph mode must not compile: it checks its
+    input and compiles its parts itself."""
+    return forward
 
 
 no_grad = torch.no_grad

@@ -334,3 +334,16 @@ def test_latents_of_another_shape_are_an_error(initial, shape):
 def test_a_target_beyond_the_latents_is_an_error(initial, target, message):
     with pytest.raises(ValueError, match=message):
         initial.decode(np.zeros((1, 4, 2, 1, 2), np.float32), **target)
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason="a mode of MindSpore")
+def test_graph_mode_as_mindspore_s_own_setting_gives_what_python_mode_gives(shallow):
+    import mindspore as ms
+
+    expected = to_numpy(shallow(from_numpy(SMALL)))
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        video = to_numpy(shallow(from_numpy(SMALL)))
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+    np.testing.assert_allclose(video, expected, rtol=0, atol=1e-5)

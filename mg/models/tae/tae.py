@@ -199,9 +199,9 @@ class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
 
     Args:
-        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`. Its config is used unless
-            `config` is given; one of mindone's gets MINDONE_TAE_CONFIG. None: initial weights.
-        config: keys of TAE_CONFIG to change.
+        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, which brings its config;
+            one of mindone's gets MINDONE_TAE_CONFIG. None: initial weights.
+        config: keys to change in that config, or in TAE_CONFIG.
         use_tile: encode and decode tiles of 32 frames, as the paper does, to save memory.
         dtype: of convolutions and matrix products: "fp32", "bf16" or "fp16". Weights, norms,
             softmax, latents and pixels are float32.
@@ -232,8 +232,8 @@ class TemporalAutoencoder(Module):
         arrays = None
         if pretrained is not None:
             arrays, stored_config = read_weights(pretrained)
-            if config is None:
-                config = _config_of(arrays, stored_config, source=str(pretrained))
+            stored_config = _config_of(arrays, stored_config, source=str(pretrained))
+            config = {**stored_config, **(config or {})}
         self.config = check_config(config or {})
         self.use_tile = use_tile
         self.compression = 2 ** (len(self.config["ch_mult"]) - 1)  # of time, height and width
@@ -367,6 +367,7 @@ class TemporalAutoencoder(Module):
         frames, rows, columns = (t or size for t, size in zip(targets, sizes, strict=True))
         return x[:, :, :frames, :rows, :columns]
 
+    @backend.in_python
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x `(b c t h w)` from its posterior's mean, in the same size."""
         _, mean, _ = self.encode(x, sample=False)
