@@ -9,11 +9,12 @@ that MindSpore's graph compiler reads.
 # pyright: reportArgumentType=false
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, communication, nn, ops
 from mindspore.common.api import _no_grad
 from mindspore.ops.primitive import constexpr
 
@@ -23,7 +24,9 @@ __all__ = [
     "AdamW",
     "Module",
     "ModuleList",
+    "MovingAverage",
     "Tensor",
+    "all_reduce_sum",
     "assign",
     "attention",
     "cast",
@@ -32,17 +35,21 @@ __all__ = [
     "compile",
     "compiles_by_default",
     "conv2d",
+    "conv3d",
     "dtype",
     "from_numpy",
     "global_norm",
     "group_norm",
     "in_python",
     "is_tensor",
+    "join_ranks",
+    "leaky_relu",
     "linear",
     "max_pool2d",
     "named_parameters",
     "no_grad",
     "parameter",
+    "rank",
     "read_ckpt",
     "recompute",
     "relu",
@@ -53,6 +60,7 @@ __all__ = [
     "upsample_conv2d",
     "value_and_grad",
     "version",
+    "world_size",
     "write_ckpt",
 ]
 
@@ -172,17 +180,31 @@ def _frame_index(num_frames, taps, stride, upsample, padding):
     return Tensor([num_frames if frame == ZERO_FRAME else frame for frame in table], ms.int32)
 
 
-def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate"):
+def _tap_frames(x, taps, stride, upsample, padding):
+    """The frames that each output frame reads, side by side in channels: `(b t' taps*c h w)`."""
     b, t, c, h, w = x.shape
-    out_channels, _, _, taps = weight.shape
+    index = _frame_index(t, taps, stride, upsample, padding)
+    if padding == "zeros":
+        x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
+    # Gather keeps its gradient where a slice of a one-frame axis would lose it.
+    return ops.gather(x, index, 1).reshape(b, index.shape[0] // taps, taps * c, h, w)
+
+
+def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate"):
+    out_channels, c, _, taps = weight.shape
     if taps > 1 or stride > 1 or upsample > 1:
-        index = _frame_index(t, taps, stride, upsample, padding)
-        if padding == "zeros":
-            x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
-        # Gather keeps its gradient where a slice of a one-frame axis would lose it.
-        x = ops.gather(x, index, 1).reshape(b, index.shape[0] // taps, taps * c, h, w)
+        x = _tap_frames(x, taps, stride, upsample, padding)
     kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
+
+
+def conv3d(x, weight, bias, *, stride=(1, 1), padding, time_padding="replicate"):
+    # The same sum as an image convolution over taps x channels, which every device does fast.
+    out_channels, c, taps, height, width = weight.shape
+    if taps > 1 or stride[0] > 1:
+        x = _tap_frames(x, taps, stride[0], 1, time_padding)
+    kernel = weight.permute(0, 2, 1, 3, 4).reshape(out_channels, taps * c, height, width)
+    return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
 
 
 class _GroupNorm(nn.Cell):
@@ -251,6 +273,10 @@ def relu(x):
     return ops.relu(x)
 
 
+def leaky_relu(x, slope):
+    return slope * x + (1 - slope) * ops.relu(x)
+
+
 def linear(x, weight, bias):
     y = ops.matmul(x, ops.cast(weight, x.dtype).permute(1, 0))
     return y + ops.cast(bias, x.dtype)
@@ -316,7 +342,8 @@ class AdamW:
         weight_decay: float,
     ):
         self._betas, self._epsilon, self._weight_decay = betas, epsilon, weight_decay
-        self._update = ms.jit(_AdamUpdate(parameters))
+        self._moments = _AdamUpdate(parameters)
+        self._update = ms.jit(self._moments)
         self._steps = 0
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float, *, scale: float) -> None:
@@ -330,6 +357,18 @@ class AdamW:
         self._update(
             ms.mutable(tuple(gradients)), *(Tensor(number, ms.float32) for number in numbers)
         )
+
+    def state(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+        first, second = self._moments.first, self._moments.second
+        return self._steps, [to_numpy(m).copy() for m in first], [to_numpy(m).copy() for m in second]
+
+    def load_state(
+        self, steps: int, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+    ) -> None:
+        self._steps = steps
+        moments = [*self._moments.first, *self._moments.second]
+        for moment, array in zip(moments, [*first, *second], strict=True):
+            assign(moment, array)
 
 
 class _AdamUpdate(nn.Cell):
@@ -361,6 +400,37 @@ class _AdamUpdate(nn.Cell):
         return rate
 
 
+class MovingAverage:
+    def __init__(self, parameters: Sequence[ms.Parameter]):
+        self._averages = _Averages(parameters)
+        self._update = ms.jit(self._averages)
+
+    def update(self, decay: float) -> None:
+        self._update(Tensor(1 - decay, ms.float32))
+
+    def state(self) -> list[np.ndarray]:
+        return [to_numpy(average).copy() for average in self._averages.averages]
+
+    def load_state(self, averages: Sequence[np.ndarray]) -> None:
+        for average, array in zip(self._averages.averages, averages, strict=True):
+            assign(average, array)
+
+
+class _Averages(nn.Cell):
+    """All averages in one graph, as in _AdamUpdate."""
+
+    def __init__(self, parameters):
+        super().__init__()
+        self.followed = ms.ParameterTuple(parameters)
+        self.averages = self.followed.clone(prefix="average", init="same")
+
+    def construct(self, share):
+        for number in range(len(self.followed)):
+            average = self.averages[number]
+            ops.assign(average, average + share * (self.followed[number] - average))
+        return share
+
+
 def _square_sum(tensors):
     total = 0.0
     for tensor in tensors:
@@ -374,6 +444,47 @@ _compiled_square_sum = ms.jit(_square_sum)
 def global_norm(tensors: Sequence[Tensor]) -> float:
     # A tuple that is not mutable counts as constant: compiled anew for each value.
     return float(_compiled_square_sum(ms.mutable(tuple(tensors)))) ** 0.5
+
+
+# Data parallelism
+
+
+def join_ranks() -> None:
+    if "MS_ROLE" not in os.environ or _joined():
+        return
+    on_cpu = ms.get_context("device_target") == "CPU"
+    try:
+        communication.init("mccl" if on_cpu else "hccl")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(f"the processes of this run do not find each other: {reason}") from None
+
+
+def _joined() -> bool:
+    return communication.comm_func is not None
+
+
+def rank() -> int:
+    return communication.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    return communication.get_group_size() if _joined() else 1
+
+
+def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
+    if world_size() == 1:
+        return list(tensors)
+    flat = ops.cat([tensor.reshape(-1) for tensor in tensors])
+    try:
+        flat = ops.AllReduce()(flat)
+        parts = flat.split([tensor.size for tensor in tensors])
+        return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(
+            f"another process of this run ended or is out of reach: {reason}"
+        ) from None
 
 
 # Files

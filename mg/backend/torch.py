@@ -1,10 +1,13 @@
 """The network's operations on PyTorch. A video inside the network is `(b t c h w)`."""
 
+import atexit
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +18,9 @@ __all__ = [
     "AdamW",
     "Module",
     "ModuleList",
+    "MovingAverage",
     "Tensor",
+    "all_reduce_sum",
     "assign",
     "attention",
     "cast",
@@ -24,17 +29,21 @@ __all__ = [
     "compile",
     "compiles_by_default",
     "conv2d",
+    "conv3d",
     "dtype",
     "from_numpy",
     "global_norm",
     "group_norm",
     "in_python",
     "is_tensor",
+    "join_ranks",
+    "leaky_relu",
     "linear",
     "max_pool2d",
     "named_parameters",
     "no_grad",
     "parameter",
+    "rank",
     "read_ckpt",
     "recompute",
     "relu",
@@ -45,6 +54,7 @@ __all__ = [
     "upsample_conv2d",
     "value_and_grad",
     "version",
+    "world_size",
     "write_ckpt",
 ]
 
@@ -164,17 +174,42 @@ def temporal_conv(
     """Convolve in time: x `(b t c h w)`, weight `(o c 1 k)`, gives `(b t' o h w)` with
     t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before; see
     `mg.backend.shared.frame_table` for the padding."""
-    b, t, c, h, w = x.shape
-    taps = weight.shape[-1]
+    out_channels, c, _, taps = weight.shape
     if taps > 1 or stride > 1 or upsample > 1:
-        table = frame_table(t, taps, stride=stride, upsample=upsample, padding=padding)
-        if ZERO_FRAME in table:  # zeros stand behind the last frame
-            x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-            table = tuple(t if frame == ZERO_FRAME else frame for frame in table)
-        index = torch.tensor(table, device=x.device)
-        x = x.index_select(1, index).reshape(b, len(table) // taps, taps * c, h, w)
-    kernel = weight.permute(0, 3, 1, 2).reshape(weight.shape[0], taps * c, 1, 1)
+        x = _tap_frames(x, taps, stride=stride, upsample=upsample, padding=padding)
+    kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
+
+
+def conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: Sequence[int],
+    time_padding: str = "replicate",
+) -> Tensor:
+    """Convolve in time and space: x `(b t c h w)`, weight `(o c kt kh kw)`, stride (of time, of
+    space), zero padding (top, bottom, left, right); gives `(b t' o h' w')` with
+    t' = ceil(t / stride). Taps in time are centred, as in `temporal_conv`."""
+    out_channels, c, taps, height, width = weight.shape
+    if taps > 1 or stride[0] > 1:
+        x = _tap_frames(x, taps, stride=stride[0], upsample=1, padding=time_padding)
+    kernel = weight.transpose(1, 2).reshape(out_channels, taps * c, height, width)
+    return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
+
+
+def _tap_frames(x: Tensor, taps: int, *, stride: int, upsample: int, padding: str) -> Tensor:
+    """The frames that each output frame of a convolution in time reads, side by side in channels:
+    `(b t c h w)` to `(b t' taps*c h w)`."""
+    b, t, c, h, w = x.shape
+    table = frame_table(t, taps, stride=stride, upsample=upsample, padding=padding)
+    if ZERO_FRAME in table:  # zeros stand behind the last frame
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        table = tuple(t if frame == ZERO_FRAME else frame for frame in table)
+    index = torch.tensor(table, device=x.device)
+    return x.index_select(1, index).reshape(b, len(table) // taps, taps * c, h, w)
 
 
 def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool) -> Tensor:
@@ -196,6 +231,11 @@ def silu(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     return F.relu(x)
+
+
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
+    """x where it is positive, slope * x elsewhere."""
+    return F.leaky_relu(x, slope)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -299,10 +339,105 @@ class AdamW:
         self._adamw.step()
         self._adamw.zero_grad()
 
+    def state(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
+        """Steps so far, and the first and second moments of each parameter."""
+        steps, moments = 0, {"exp_avg": [], "exp_avg_sq": []}
+        for parameter in self._parameters:
+            state = self._adamw.state[parameter]
+            steps = int(state.get("step", 0))
+            for name, arrays in moments.items():
+                arrays.append(to_numpy(state.get(name, torch.zeros_like(parameter))))
+        return steps, moments["exp_avg"], moments["exp_avg_sq"]
+
+    def load_state(
+        self, steps: int, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+    ) -> None:
+        """Go on from what `state` gave."""
+        for parameter, *arrays in zip(self._parameters, first, second, strict=True):
+            exp_avg, exp_avg_sq = (from_numpy(array.copy()) for array in arrays)
+            state = {"step": torch.tensor(float(steps)), "exp_avg": exp_avg}
+            self._adamw.state[parameter] = {**state, "exp_avg_sq": exp_avg_sq}
+
+
+class MovingAverage:
+    """Exponential moving average of parameters: average = decay * average + (1 - decay) * value,
+    starting from the values at construction."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]):
+        self._parameters = list(parameters)
+        self._averages = [parameter.detach().clone() for parameter in self._parameters]
+
+    def update(self, decay: float) -> None:
+        """Take the parameters' present values into the average."""
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+
+    def state(self) -> list[np.ndarray]:
+        """The averages, in the order of the parameters."""
+        return [to_numpy(average).copy() for average in self._averages]
+
+    def load_state(self, averages: Sequence[np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        for average, array in zip(self._averages, averages, strict=True):
+            average.copy_(torch.from_numpy(array))
+
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
     """The square root of the sum of all squares."""
     return float(torch.nn.utils.get_total_norm(list(tensors)))
+
+
+# Data parallelism
+
+
+def join_ranks() -> None:
+    """Join the processes of one run, if this one was started by the framework's launcher (`msrun`
+    or `torchrun`). Call it after `set_device` and before any other work: MindSpore's launcher
+    starts a scheduler too, whose program ends here.
+
+    Raises:
+        OSError: the processes do not find each other.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+        return
+    global _device
+    on_gpu = _device.type == "cuda"
+    if on_gpu:
+        _device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(_device)
+    try:
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+    except RuntimeError as error:
+        raise ConnectionError(f"the processes of this run do not find each other: {error}") from None
+    # The processes' connections fail noisily when the interpreter tears them down.
+    atexit.register(dist.destroy_process_group)
+
+
+def rank() -> int:
+    """The number of this process in its run, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes in this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The sum over all processes of each tensor, all of one dtype.
+
+    Raises:
+        OSError: another process of the run died.
+    """
+    if world_size() == 1:
+        return list(tensors)
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])  # one message
+    try:
+        dist.all_reduce(flat)
+    except RuntimeError as error:
+        raise ConnectionError(f"another process of this run ended or is out of reach: {error}") from None
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 # Files

@@ -38,6 +38,22 @@ def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate")
     return np.stack(outputs, 1)
 
 
+def conv3d(x, weight, bias=None, *, stride=(1, 1), padding, time_padding="replicate"):
+    num_frames, taps = x.shape[1], weight.shape[2]
+    outputs = []
+    for centre in range(0, num_frames, stride[0]):
+        y = 0 if bias is None else bias[:, None, None]
+        for tap in range(taps):
+            frame = centre + tap - taps // 2
+            if time_padding == "zeros" and not 0 <= frame < num_frames:
+                continue
+            frame = min(max(frame, 0), num_frames - 1)
+            image, kernel = x[:, frame : frame + 1], weight[:, :, tap]
+            y = y + conv2d(image, kernel, stride=stride[1], padding=padding)[:, 0]
+        outputs.append(y)
+    return np.stack(outputs, 1)
+
+
 def group_norm(x, gamma, beta, *, groups, over_clip, epsilon=1e-6):
     y = np.empty_like(x)
     size = x.shape[2] // groups
@@ -56,6 +72,10 @@ def silu(x):
 
 def relu(x):
     return np.where(x > 0, x, 0)
+
+
+def leaky_relu(x, *, slope):
+    return np.where(x > 0, x, slope * x)
 
 
 def linear(x, weight, bias):

@@ -35,6 +35,11 @@ def temporal(t, taps=3, **settings):
     return Case("temporal_conv", ((2, t, 3, 2, 2), (4, 3, 1, taps), (4,)), settings)
 
 
+def spatiotemporal(t, shape=(4, 3, 3, 3, 3), no_bias=False, **settings):
+    shapes = ((2, t, 3, 4, 5), shape, shape[:1])[: 3 - no_bias]
+    return Case("conv3d", shapes, {"padding": (1, 1, 1, 1), **settings}, no_bias)
+
+
 VIDEO = (2, 2, 4, 4, 3)
 CHANNELS = (VIDEO[2],)
 CASES = {
@@ -62,6 +67,18 @@ CASES = {
     "group_norm of one-frame clips": Case(
         "group_norm", ((2, 1, 4, 3, 3), (4,), (4,)), {"groups": 4, "over_clip": True}
     ),
+    "conv3d": spatiotemporal(3),
+    "conv3d of one frame": spatiotemporal(1, stride=(2, 2)),
+    "conv3d of one frame and zeros": spatiotemporal(1, time_padding="zeros"),
+    "conv3d of stride 2 in time": spatiotemporal(4, stride=(2, 1)),
+    "conv3d of stride 2 in space and 4x4, without bias": spatiotemporal(
+        2, (2, 3, 3, 4, 4), no_bias=True, stride=(1, 2)
+    ),
+    "conv3d of stride 2 and zeros": spatiotemporal(3, stride=(2, 2), time_padding="zeros"),
+    "conv3d of 1 tap, four different paddings": spatiotemporal(
+        2, (2, 3, 1, 3, 2), padding=(2, 0, 1, 3)
+    ),
+    "leaky_relu": Case("leaky_relu", (VIDEO,), {"slope": 0.2}),
     "silu": Case("silu", (VIDEO,)),
     "relu": Case("relu", (VIDEO,)),
     "linear": Case("linear", ((3, 5, 4), (6, 4), (6,))),
@@ -127,6 +144,46 @@ def test_temporal_conv_equals_plain_loops_for_every_length(settings):
         stride, upsample = settings.get("stride", 1), settings.get("upsample", 1)
         assert result.shape[1] == -(-t * upsample // stride)
         np.testing.assert_allclose(result, expected(case, arrays), rtol=1e-5, atol=1e-5)
+
+
+def torchs_conv3d(arrays, time_padding):
+    """conv3d of stride 2 with 3 taps and padding 1 by PyTorch's own, in float64 on `(b c t h w)`:
+    the output and the gradients of its sum of squares."""
+    torch = pytest.importorskip("torch")
+    tensors = [torch.tensor(array, dtype=torch.float64, requires_grad=True) for array in arrays]
+    x, weight, bias = tensors
+    mode = {"replicate": "replicate", "zeros": "constant"}[time_padding]
+    x = torch.nn.functional.pad(x.transpose(1, 2), (0, 0, 0, 0, 1, 1), mode=mode)
+    y = torch.nn.functional.conv3d(x, weight, bias, stride=2, padding=(0, 1, 1))
+    gradients = torch.autograd.grad((y * y).sum(), tensors)
+    return y.detach().transpose(1, 2).numpy(), [gradient.numpy() for gradient in gradients]
+
+
+@pytest.mark.parametrize("compile", [False, True] if backend.name == "mindspore" else [False])
+@pytest.mark.parametrize("time_padding", ["replicate", "zeros"])
+@pytest.mark.parametrize("t", [1, 2, 5])
+def test_conv3d_equals_torchs_with_its_gradients(t, time_padding, compile):
+    arrays = spatiotemporal(t, (4, 3, 3, 4, 4)).arrays(seed=t)
+    expected_y, expected_gradients = torchs_conv3d(arrays, time_padding)
+    inputs = Inputs(arrays)
+
+    def loss(factor):
+        y = backend.conv3d(
+            inputs.input_0,
+            inputs.input_1,
+            inputs.input_2,
+            stride=(2, 2),
+            padding=(1, 1, 1, 1),
+            time_padding=time_padding,
+        )
+        return (y * y).sum() * factor, y
+
+    parameters = list(named_parameters(inputs).values())
+    differentiated = value_and_grad(loss, parameters, compile=compile)
+    (_, y), gradients = differentiated(from_numpy(np.ones(1, np.float32))[0])
+    np.testing.assert_allclose(to_numpy(y), expected_y, rtol=1e-4, atol=1e-4)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(to_numpy(gradient), expected_gradient, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
