@@ -46,3 +46,11 @@ class Objective(Module):
         for number in range(1, len(terms)):
             total = total + self.weights[number] * terms[number]
         return (total, mean_squared_error(video, target), *terms)
+
+    def of_pixels(self, target: Tensor, video: Tensor) -> Tensor:
+        """The weighted terms that compare pixels, reconstruction and perceptual, summed; both
+        videos `(b c t h w)`."""
+        total = self.weights[0] * reconstruction(video, target)
+        if self.lpips is not None:
+            total = total + self.weights[3] * perceptual(self.lpips(video, target), target)
+        return total

@@ -188,11 +188,12 @@ class Decoder(Module):
         self.norm_out = GroupNorm(setting, widths[0])
         self.conv_out = Conv(setting, widths[0], config["out_ch"])
 
-    def forward(self, z):
+    def features(self, z):
+        """All but the last layer, `conv_out`, which `last_layer` of the whole network calls."""
         x = self.mid(self.conv_in(z))
         for level in range(self.num_levels):
             x = self.up[self.num_levels - 1 - level](x)
-        return self.conv_out(silu(self.norm_out(x)))
+        return silu(self.norm_out(x))
 
 
 class TemporalAutoencoder(Module):
@@ -276,10 +277,19 @@ class TemporalAutoencoder(Module):
 
     def pixels(self, z: Tensor) -> Tensor:
         """The video `(b c 8t 8h 8w)` of latents z `(b z t h w)`."""
+        return self.last_layer(self.features(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """What the decoder's last layer reads, `(b 8t ch 8h 8w)` in the compute dtype, of latents
+        z `(b z t h w)`."""
         y = cast(z, self._compute_dtype).permute(0, 2, 1, 3, 4)
         if self.has_post_quant_conv:
             y = self.post_quant_conv(y)
-        return cast(self.decoder(y).permute(0, 2, 1, 3, 4), self._float32)
+        return self.decoder.features(y)
+
+    def last_layer(self, features: Tensor) -> Tensor:
+        """The video `(b c 8t 8h 8w)` of what `features` gives."""
+        return cast(self.decoder.conv_out(features).permute(0, 2, 1, 3, 4), self._float32)
 
     def posterior(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, each `(b z t h w)`; the latter kept within [-30, 20], where its
@@ -294,9 +304,13 @@ class TemporalAutoencoder(Module):
             x: `(b c t h w)` in [-1, 1]; h and w multiples of 8.
             noise: standard normal, of the size of the latents.
         """
-        mean, logvar = self.posterior(self.moments(x))
-        z = mean + (0.5 * logvar).exp() * noise
+        z, mean, logvar = self.sample(x, noise)
         return self.pixels(z)[:, :, : x.shape[2]], z, mean, logvar
+
+    def sample(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The latents of `reconstruct`: (z, mean, logvar)."""
+        mean, logvar = self.posterior(self.moments(x))
+        return mean + (0.5 * logvar).exp() * noise, mean, logvar
 
     # The interface.
 

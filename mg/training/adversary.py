@@ -1,0 +1,158 @@
+"""What an update of the network is with a discriminator: two passes of gradients.
+
+The generator pass weighs the adversarial loss against the reconstruction by their gradients at the
+decoder's last layer (VQGAN, arXiv 2012.09841, equation 7). No graph is kept for that, since
+MindSpore has none to keep: a pass without gradients gives what the last layer reads, and from there
+both gradients are small computations.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mg import backend
+from mg.backend import Tensor
+from mg.losses.adversarial import (
+    Discriminator,
+    adaptive_weight,
+    hinge_discriminator,
+    hinge_generator,
+)
+from mg.losses.objective import Objective
+from mg.models.tae.tae import TemporalAutoencoder
+
+MeanOverRanks = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+class Adversary:
+    """A discriminator beside a network, and the gradients of both; its caller averages them over
+    batches and processes, and applies them.
+
+    Args:
+        tae: the network to train.
+        objective: its loss but for the adversarial one.
+        weight: of the adversarial loss, times the adaptive weight.
+        ndf, n_layers, dtype, seed: see `Discriminator`.
+        betas, epsilon, weight_decay: of the discriminator's AdamW, `optimizer`; beta as in
+            taming-transformers.
+        compile, jit_level: see `backend.value_and_grad`.
+        mean_over_ranks: from a list of gradients of this process's batch to the list of their
+            means over all processes; None: this process is alone.
+
+    Raises:
+        ValueError: sizes below 1; a dtype that the device does not have.
+    """
+
+    def __init__(
+        self,
+        tae: TemporalAutoencoder,
+        objective: Objective,
+        *,
+        weight: float = 0.5,
+        ndf: int = 64,
+        n_layers: int = 3,
+        dtype: str = "fp32",
+        betas: tuple[float, float] = (0.5, 0.9),
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        compile: bool | None = None,
+        jit_level: str = "O0",
+        seed: int = 0,
+        mean_over_ranks: MeanOverRanks | None = None,
+    ):
+        channels = tae.config["out_ch"]
+        self.discriminator = Discriminator(
+            channels, ndf=ndf, n_layers=n_layers, dtype=dtype, seed=seed
+        )
+        self.parameters = list(backend.named_parameters(self.discriminator).values())
+        self.optimizer = backend.AdamW(
+            self.parameters, betas=betas, epsilon=epsilon, weight_decay=weight_decay
+        )
+        self._mean_over_ranks = mean_over_ranks
+        self._build(tae, objective, weight, {"compile": compile, "jit_level": jit_level})
+
+    def generator_gradients(
+        self, video: Tensor, noise: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+        """Losses and gradients of the network.
+
+        The adaptive weight is this batch's, over all processes: with the gradients of several
+        batches in one update, each has its own, as in taming-transformers.
+
+        Args:
+            video: `(b c t h w)` in [-1, 1]; h and w multiples of 8, and at least what the
+                discriminator needs.
+            noise: standard normal, of the size of the latents.
+
+        Returns:
+            Losses: (total, mean squared error, *terms of the objective, generator loss, adaptive
+            weight), each one number, where the total holds the adversarial loss with both its
+            weights; gradients of the total with respect to the network's parameters, in their
+            order; the reconstruction `(b c t h w)`.
+
+        Raises:
+            ValueError: a video that is too small for the discriminator.
+        """
+        self.discriminator.check_size(video.shape[3], video.shape[4])
+        adaptive = self._adaptive_weight(video, noise)
+        outputs, gradients = self._generator(video, noise, adaptive)
+        *losses, reconstruction = outputs
+        return (*losses, adaptive), gradients, reconstruction
+
+    def discriminator_gradients(
+        self, video: Tensor, reconstruction: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """(hinge loss, mean logit of `video`, mean logit of `reconstruction`, gradients of the loss
+        with respect to `parameters`); both videos `(b c t h w)` in [-1, 1]."""
+        (loss, real, fake), gradients = self._discriminator(video, reconstruction)
+        return loss, real, fake, gradients
+
+    def _adaptive_weight(self, video, noise):
+        with backend.no_grad():
+            features = self._features(video, noise)
+        _, of_pixels = self._pixel_gradients(video, features)
+        _, of_generator = self._fooling_gradients(video, features)
+        gradients = [*of_pixels, *of_generator]
+        if self._mean_over_ranks is not None:
+            gradients = list(self._mean_over_ranks(gradients))
+        norms = [backend.global_norm([gradient]) for gradient in gradients]
+        return backend.from_numpy(np.array(adaptive_weight(*norms), np.float32))
+
+    def _build(self, tae, objective, weight, settings):
+        """The four computations, each a function that can be compiled."""
+        discriminator = self.discriminator
+
+        def features(video, noise):
+            return tae.features(tae.sample(video, noise)[0])
+
+        def pixels(video, features):
+            reconstruction = tae.last_layer(features)[:, :, : video.shape[2]]
+            return objective.of_pixels(video, reconstruction), reconstruction
+
+        def fooling(video, features):
+            reconstruction = tae.last_layer(features)[:, :, : video.shape[2]]
+            return hinge_generator(discriminator(reconstruction)), reconstruction
+
+        def generator(video, noise, adaptive):
+            reconstruction, z, mean, logvar = tae.reconstruct(video, noise)
+            losses = objective(video, reconstruction, z, mean, logvar)
+            loss = hinge_generator(discriminator(reconstruction))
+            total = losses[0] + weight * adaptive * loss
+            return (total, *losses[1:], loss, reconstruction)
+
+        def discriminate(video, reconstruction):
+            real, fake = discriminator(video), discriminator(reconstruction)
+            return hinge_discriminator(real, fake), real.mean(), fake.mean()
+
+        compiles = settings["compile"]
+        compiles = backend.compiles_by_default if compiles is None else compiles
+        level = settings["jit_level"]
+        self._features = backend.compile(features, jit_level=level) if compiles else features
+        # The weight that the image autoencoder's last layer has; the convolution in time that
+        # follows starts as the identity.
+        last = [tae.decoder.conv_out.conv_spat.weight]
+        everything = list(backend.named_parameters(tae).values())
+        self._pixel_gradients = backend.value_and_grad(pixels, last, **settings)
+        self._fooling_gradients = backend.value_and_grad(fooling, last, **settings)
+        self._generator = backend.value_and_grad(generator, everything, **settings)
+        self._discriminator = backend.value_and_grad(discriminate, self.parameters, **settings)
