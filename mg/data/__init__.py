@@ -1,18 +1,21 @@
 """Videos in and out: CSV index, files, clips in [-1, 1], training batches. Knows no framework."""
 
 from mg.data.clip import load_clip
-from mg.data.index import read_index
+from mg.data.index import Entry, read_entries, read_index
 from mg.data.loader import STRATEGIES, Batch, TrainingBatches, training_batches
+from mg.data.opening import VideoError
 from mg.data.transforms import to_float, to_uint8
-from mg.data.video_file import VideoError, count_frames, read_fps, read_frames, write_video
+from mg.data.video_file import count_frames, read_fps, read_frames, write_video
 
 __all__ = [
     "STRATEGIES",
     "Batch",
+    "Entry",
     "TrainingBatches",
     "VideoError",
     "count_frames",
     "load_clip",
+    "read_entries",
     "read_fps",
     "read_frames",
     "read_index",

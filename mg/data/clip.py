@@ -19,6 +19,7 @@ def load_clip(
     rng: np.random.Generator | None = None,
     random_crop: bool = False,
     random_flip: bool = False,
+    video_frames: int | None = None,
 ) -> np.ndarray:
     """Load a clip: its first frames and centre, or with `rng` frames from a random start.
 
@@ -33,13 +34,15 @@ def load_clip(
         rng: draws the start, and the crop and the flip if these are asked for.
         random_crop: crop at a random place, not the centre.
         random_flip: mirror the clip left to right, one time in two.
+        video_frames: the number of the video's frames, if it is stated somewhere, which saves
+            decoding it whole to count them.
 
     Returns:
         float32 (c t h w) in [-1, 1].
 
     Raises:
         FileNotFoundError: no such file.
-        VideoError: what is wrong with the file.
+        VideoError: what is wrong with the file; it ends before the `video_frames` stated, say.
         ValueError: an argument out of its range, or something random asked for without `rng`.
     """
     frames = read_clip(
@@ -50,6 +53,7 @@ def load_clip(
         rng=rng,
         random_crop=random_crop,
         random_flip=random_flip,
+        video_frames=video_frames,
     )
     return to_float(frames)
 
@@ -63,12 +67,13 @@ def read_clip(
     rng: np.random.Generator | None = None,
     random_crop: bool = False,
     random_flip: bool = False,
+    video_frames: int | None = None,
 ) -> np.ndarray:
     """Read a clip as `load_clip` does, but as frames: uint8 (t h w 3)."""
     check_clip_arguments(num_frames, image_size, sample_stride)
     if rng is None and (random_crop or random_flip):
         raise ValueError("random_crop and random_flip need a random generator, got rng=None")
-    indices = _frame_indices(path, num_frames, sample_stride, rng)
+    indices = _frame_indices(path, num_frames, sample_stride, rng, video_frames)
     where = tuple(rng.random(2)) if rng is not None and random_crop else (0.5, 0.5)
     flip = rng is not None and random_flip and rng.random() < 0.5
 
@@ -77,7 +82,7 @@ def read_clip(
             frame = resize_and_crop(frame, image_size, where)
         return frame[:, ::-1] if flip else frame
 
-    return read_frames(path, indices, transform=kept_pixels)
+    return read_frames(path, indices, transform=kept_pixels, num_frames=video_frames)
 
 
 def check_clip_arguments(
@@ -97,12 +102,13 @@ def _frame_indices(
     num_frames: int | None,
     stride: int,
     rng: np.random.Generator | None,
+    video_frames: int | None,
 ) -> np.ndarray:
     if num_frames is None:
-        return np.arange(0, count_frames(path), stride)
+        return np.arange(0, video_frames or count_frames(path), stride)
     span = (num_frames - 1) * stride + 1
     # Without a random start, frames past the span do not matter and are not decoded.
-    available = count_frames(path, at_most=span if rng is None else None)
+    available = video_frames or count_frames(path, at_most=span if rng is None else None)
     if available < span:
         return mirrored_indices((available - 1) // stride + 1, num_frames) * stride
     start = 0 if rng is None else int(rng.integers(available - span + 1))

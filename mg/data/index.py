@@ -2,7 +2,18 @@
 
 import csv
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
+
+FRAMES_COLUMN = "frames"
+
+
+class Entry(NamedTuple):
+    """A video of a data set: its name, and how many frames the CSV says it has, if it does."""
+
+    name: str
+    num_frames: int | None
 
 
 def read_index(
@@ -10,9 +21,23 @@ def read_index(
 ) -> list[str]:
     """Read the names of a data set's videos, in the CSV's order.
 
+    Arguments and errors are those of `read_entries`.
+
+    Returns:
+        The names, at least one.
+    """
+    return [entry.name for entry in read_entries(csv_path, video_folder, video_column)]
+
+
+def read_entries(
+    csv_path: str | os.PathLike, video_folder: str | os.PathLike, video_column: str = "video"
+) -> list[Entry]:
+    """Read the names of a data set's videos and the numbers of their frames, in the CSV's order.
+
     Names are relative to `video_folder`; an absolute name, or one that leaves the folder by
     "..", is taken as it is. Whether each file exists is not checked here: a training run skips
-    and names a missing file when it meets it.
+    and names a missing file when it meets it. Nor is the number of frames, which the optional
+    column "frames" holds, as `mg prepare` writes it; a blank one is an unknown one.
 
     Args:
         csv_path: UTF-8 text, comma separated, its first line naming the columns. Blank lines
@@ -21,12 +46,12 @@ def read_index(
         video_column: the column that holds the names.
 
     Returns:
-        The names, at least one.
+        At least one entry.
 
     Raises:
         FileNotFoundError: no such CSV file, or no such folder.
         ValueError: the CSV is not text, lacks the column, names no video, or has a row without
-            a name.
+            a name or whose number of frames is none above 0.
     """
     if not Path(csv_path).is_file():
         raise FileNotFoundError(f"{csv_path}: no such CSV file")
@@ -35,23 +60,37 @@ def read_index(
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with open(csv_path, encoding="utf-8-sig", newline="") as file:
-            names = _read_column(csv_path, csv.DictReader(file), video_column)
+            entries = _read_rows(csv_path, csv.DictReader(file), video_column)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{csv_path}: not a CSV file of UTF-8 text ({error})") from None
-    if not names:
+    if not entries:
         raise ValueError(f"{csv_path}: names no video, expected a row for each")
-    return names
+    return entries
 
 
-def _read_column(csv_path: str | os.PathLike, rows: csv.DictReader, column: str) -> list[str]:
+def _read_rows(csv_path: str | os.PathLike, rows: csv.DictReader, column: str) -> list[Entry]:
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
     if column not in rows.fieldnames:
         present = ", ".join(rows.fieldnames) or "none"
         raise ValueError(f"{csv_path}: no column '{column}'; its columns are: {present}")
-    names = []
+    entries = []
     for row in rows:
+        where = f"{csv_path}, line {rows.line_num}"
         name = (row[column] or "").strip()
         if not name:
-            raise ValueError(f"{csv_path}, line {rows.line_num}: no name in column '{column}'")
-        names.append(name)
-    return names
+            raise ValueError(f"{where}: no name in column '{column}'")
+        frames = None if column == FRAMES_COLUMN else row.get(FRAMES_COLUMN)
+        entries.append(Entry(name, _read_count(where, frames)))
+    return entries
+
+
+def _read_count(where: str, text: str | None) -> int | None:
+    text = (text or "").strip()
+    if not text:
+        return None
+    # Not by int(), which also takes "1_000", or digits without end.
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text, re.ASCII):
+        raise ValueError(
+            f"{where}: '{text}' in column '{FRAMES_COLUMN}', expected a whole number above 0"
+        )
+    return int(text)

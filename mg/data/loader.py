@@ -17,8 +17,8 @@ import numpy as np
 
 from mg.data.clip import check_clip_arguments, read_clip
 from mg.data.index import read_index
+from mg.data.opening import VideoError
 from mg.data.transforms import to_float
-from mg.data.video_file import VideoError
 
 STRATEGIES = ("mixed_video_image", "mixed_video_random", "image_only", "video_only")
 

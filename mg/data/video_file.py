@@ -1,34 +1,35 @@
 """Reading and writing video files with PyAV. An image is a video of one frame.
 
-No other module opens a video. Frames are RGB, uint8, (t h w 3).
+No other room opens a video. Frames are RGB, uint8, (t h w 3).
 """
 
-import multiprocessing
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from fractions import Fraction
-from functools import cache
-from itertools import chain
+from functools import lru_cache
+from itertools import chain, islice
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
-from av.error import FFmpegError
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
+from mg.data.opening import VideoError, check_file, open_video
+from mg.data.seeking import (
+    InexactSeek,
+    decoded_table,
+    frames_after_seek,
+    frames_from_start,
+    known_table,
+)
 from mg.files import atomic_path
 
-MAX_PIXELS = 8192 * 8192  # of one frame; twice 8K video. A header may claim any size.
 DEFAULT_FPS = Fraction(25)  # what FFmpeg gives an image
 
 _AVCOL_SPC_BT709 = 1  # the codec's name for what the reformatter calls Colorspace.ITU709
-
-
-class VideoError(ValueError):
-    """What is wrong with one video file: one line that begins with the file's path."""
 
 
 def count_frames(path: str | os.PathLike, at_most: int | None = None) -> int:
@@ -48,18 +49,15 @@ def count_frames(path: str | os.PathLike, at_most: int | None = None) -> int:
         VideoError: the file is empty, is no video, is damaged, is larger than `MAX_PIXELS`, or
             has no frame.
     """
-    _check_file(path)
-    return _count_frames(os.fspath(path), os.stat(path).st_mtime_ns, at_most)
+    if at_most is None:
+        return decoded_table(path).count
+    check_file(path)
+    return _count_up_to(os.fspath(path), os.stat(path).st_mtime_ns, at_most)
 
 
-@cache
-def _count_frames(path: str, modified: int, at_most: int | None) -> int:
-    count = 0
-    with _open_video(path) as (container, stream):
-        for _ in container.decode(stream):
-            count += 1
-            if count == at_most:
-                break
+@lru_cache(maxsize=1 << 16)
+def _count_up_to(path: str, modified: int, at_most: int) -> int:
+    count = sum(1 for _ in islice(frames_from_start(path), at_most))
     if count == 0:
         raise VideoError(f"{path}: holds no frame that can be decoded")
     return count
@@ -70,19 +68,26 @@ def read_frames(
     indices: Sequence[int] | np.ndarray,
     *,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
+    num_frames: int | None = None,
 ) -> np.ndarray:
     """Read the frames with the given indices; they may repeat and come in any order.
 
-    The file is decoded from its start to the last wanted frame, and only wanted frames are
-    converted to RGB, turned upright as the file's rotation mark says (a phone's video, a photo's
-    EXIF orientation; mirrored orientations are not told apart from turned ones). Transparency
-    is dropped. Frames whose size differs from the first's are scaled to it.
+    They are those that decoding the file from its start gives. Where the file's frames are known
+    (by an earlier `count_frames` or by `num_frames`), decoding begins at a key frame near the
+    first wanted one, as far as that is sure to give the same.
+
+    Only wanted frames are converted to RGB, turned upright as the file's rotation mark says (a
+    phone's video, a photo's EXIF orientation; mirrored orientations are not told apart from
+    turned ones). Transparency is dropped. Frames whose size differs from the first's are scaled
+    to it.
 
     Args:
         path: a video or an image.
         indices: frame numbers, counted from 0; at least one.
         transform: applied to each wanted frame, uint8 (h w 3), as it is decoded, so that a
             large video that is to be cropped is never held whole.
+        num_frames: the number of the file's frames, if it is stated somewhere. A wrong one costs
+            time, and gives no wrong frame.
 
     Returns:
         uint8 (t h w 3), one frame for each index. What `transform` returns, stacked, if given.
@@ -97,20 +102,36 @@ def read_frames(
         places[int(index)].append(place)
     if not places or min(places) < 0:
         raise ValueError(f"{path}: expected frame indices of 0 or more, got {list(indices)}")
-    last = max(places)
+    first, last = min(places), max(places)
+    table = known_table(path, num_frames) if first > 0 else None
+    if table is not None and table.timestamps is not None and last < table.count:
+        # VideoError too: in a damaged file the seek alone may fail.
+        with suppress(InexactSeek, VideoError):
+            return _collect(path, frames_after_seek(path, table, first), places, transform)
+    return _collect(path, frames_from_start(path), places, transform)
+
+
+def _collect(
+    path: str | os.PathLike,
+    numbered: Generator[tuple[int, av.VideoFrame]],
+    places: Mapping[int, list[int]],
+    transform: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
+    """Put each wanted frame where `places` says."""
+    last, length = max(places), sum(map(len, places.values()))
     count, size, frames = 0, None, None
-    with _open_video(path) as (container, stream):
-        for frame in container.decode(stream):
+    with closing(numbered):
+        for number, frame in numbered:
             size = size or (frame.width, frame.height)
-            if count in places:
+            if number in places:
                 image = _to_rgb(frame, size)
                 image = image if transform is None else transform(image)
                 if frames is None:
-                    frames = np.empty((len(indices), *image.shape), image.dtype)
-                frames[places[count]] = image
-            if count == last and frames is not None:
+                    frames = np.empty((length, *image.shape), image.dtype)
+                frames[places[number]] = image
+            if number == last and frames is not None:
                 return frames
-            count += 1
+            count = number + 1
     raise VideoError(f"{path}: ends after {count} frames, but frame number {last} is wanted")
 
 
@@ -121,7 +142,7 @@ def read_fps(path: str | os.PathLike) -> Fraction:
         FileNotFoundError: no such file.
         VideoError: as in `count_frames`.
     """
-    with _open_video(path) as (_, stream):
+    with open_video(path) as (_, stream):
         return stream.average_rate or stream.guessed_rate or DEFAULT_FPS
 
 
@@ -169,49 +190,6 @@ def write_video(
             container.mux(stream.encode(frame))
         assert stream is not None
         container.mux(stream.encode(None))
-
-
-def _check_file(path: str | os.PathLike) -> None:
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such video file")
-    if not os.path.isfile(path):
-        raise VideoError(f"{path}: not a file, expected a video or an image")
-    if os.path.getsize(path) == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes), expected a video or an image")
-
-
-@contextmanager
-def _open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Give the container and its video stream; both are dead after the `with` block."""
-    _check_file(path)
-    try:
-        # An open file and no name, since FFmpeg takes names for more than files: "concat:a|b",
-        # "%03d.png". The whitelist keeps a playlist that is called .mp4 from opening others.
-        with (
-            open(path, "rb") as file,
-            av.open(
-                file, "r", options={"protocol_whitelist": "pipe"}, metadata_errors="ignore"
-            ) as container,
-        ):
-            stream = container.streams.best("video")
-            if not isinstance(stream, VideoStream):
-                raise VideoError(f"{path}: has no video stream")
-            if stream.codec_context is None:
-                raise VideoError(f"{path}: no decoder for its kind of video")
-            width, height = stream.codec_context.width, stream.codec_context.height
-            if width * height > MAX_PIXELS:
-                raise VideoError(
-                    f"{path}: frames of {width}x{height} pixels, more than the limit {MAX_PIXELS}"
-                )
-            # The size may also change on the way.
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            # Worker processes already share the cores, each with a file of its own.
-            in_worker = multiprocessing.parent_process() is not None
-            stream.thread_type = "NONE" if in_worker else "AUTO"
-            yield container, stream
-    except (FFmpegError, OSError) as error:
-        reason = error.strerror or str(error)
-        raise VideoError(f"{path}: cannot be read as a video or an image: {reason}") from error
 
 
 def _to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 import pytest
 
-from mg.data import read_index
+from mg.data import Entry, read_entries, read_index
 
 
 def test_names_come_in_the_order_of_the_csv(tmp_path):
@@ -15,6 +15,22 @@ def test_column_can_be_chosen_and_spreadsheet_text_is_read(tmp_path):
     assert read_index(path, tmp_path, video_column="clip") == ["vidéo.mp4"]
 
 
+def test_stated_numbers_of_frames_come_with_the_names_and_may_be_blank(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_text("frames,video\n12,a.mp4\n,b.mp4\n 007 ,c.mp4\n")
+    entries = [Entry("a.mp4", 12), Entry("b.mp4", None), Entry("c.mp4", 7)]
+    assert read_entries(path, tmp_path) == entries
+    assert read_index(path, tmp_path) == ["a.mp4", "b.mp4", "c.mp4"]
+    path.write_text("video\na.mp4\n")
+    assert read_entries(path, tmp_path) == [Entry("a.mp4", None)]
+
+
+def test_names_in_a_column_called_frames_are_no_numbers(tmp_path):
+    path = tmp_path / "index.csv"
+    path.write_text("frames\na.mp4\n")
+    assert read_entries(path, tmp_path, "frames") == [Entry("a.mp4", None)]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -24,6 +40,12 @@ def test_column_can_be_chosen_and_spreadsheet_text_is_read(tmp_path):
         (b"label,video\n1,a.mp4\n2,\n", "line 3: no name in column 'video'"),
         (b"label,video\n1,a.mp4\n2\n", "line 3: no name in column 'video'"),
         (b"video\n\xff\xfe.mp4\n", "not a CSV file of UTF-8 text"),
+        (b"video,frames\na.mp4,3\nb.mp4,0\n", "line 3: '0' in column 'frames', expected a whole"),
+        (b"video,frames\na.mp4,-4\n", "line 2: '-4' in column 'frames'"),
+        (b"video,frames\na.mp4,12.5\n", "line 2: '12.5' in column 'frames'"),
+        (b"video,frames\na.mp4,many\n", "line 2: 'many' in column 'frames'"),
+        (b"video,frames\na.mp4,1_0\n", "line 2: '1_0' in column 'frames'"),
+        (b"video,frames\na.mp4,9999999999\n", "line 2: '9999999999' in column 'frames'"),
     ],
 )
 def test_flaw_of_the_csv_is_one_clear_line(tmp_path, content, message):

@@ -1,0 +1,72 @@
+"""Opening a video file: whatever it holds, one clear line or a stream to decode."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+MAX_PIXELS = 8192 * 8192  # of one frame; twice 8K video. A header may claim any size.
+
+
+class VideoError(ValueError):
+    """What is wrong with one video file: one line that begins with the file's path."""
+
+
+def check_file(path: str | os.PathLike) -> None:
+    """Raise unless there is a file that is not empty.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: a folder, or an empty file.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{path}: no such video file")
+    if not os.path.isfile(path):
+        raise VideoError(f"{path}: not a file, expected a video or an image")
+    if os.path.getsize(path) == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes), expected a video or an image")
+
+
+@contextmanager
+def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Give the container and its video stream; both are dead after the `with` block.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is empty, is no video, is larger than `MAX_PIXELS`, or FFmpeg fails
+            in the `with` block.
+    """
+    check_file(path)
+    try:
+        # An open file and no name, since FFmpeg takes names for more than files: "concat:a|b",
+        # "%03d.png". The whitelist keeps a playlist that is called .mp4 from opening others.
+        with (
+            open(path, "rb") as file,
+            av.open(
+                file, "r", options={"protocol_whitelist": "pipe"}, metadata_errors="ignore"
+            ) as container,
+        ):
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream):
+                raise VideoError(f"{path}: has no video stream")
+            if stream.codec_context is None:
+                raise VideoError(f"{path}: no decoder for its kind of video")
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > MAX_PIXELS:
+                raise VideoError(
+                    f"{path}: frames of {width}x{height} pixels, more than the limit {MAX_PIXELS}"
+                )
+            # The size may also change on the way.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            # Worker processes already share the cores, each with a file of its own.
+            in_worker = multiprocessing.parent_process() is not None
+            stream.thread_type = "NONE" if in_worker else "AUTO"
+            yield container, stream
+    except (FFmpegError, OSError) as error:
+        reason = error.strerror or str(error)
+        raise VideoError(f"{path}: cannot be read as a video or an image: {reason}") from error
