@@ -6,6 +6,7 @@ from mg.data.loader import STRATEGIES, Batch, TrainingBatches, training_batches
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float, to_uint8
 from mg.data.video_file import count_frames, read_fps, read_frames, write_video
+from mg.data.workers import WorkerError
 
 __all__ = [
     "STRATEGIES",
@@ -13,6 +14,7 @@ __all__ = [
     "Entry",
     "TrainingBatches",
     "VideoError",
+    "WorkerError",
     "count_frames",
     "load_clip",
     "read_entries",

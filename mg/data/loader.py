@@ -1,31 +1,28 @@
 """Training batches: endless, from worker processes, and a function of the seed alone."""
 
-import logging
-import multiprocessing
+import hashlib
+import json
 import os
-import signal
-import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mg.data.clip import check_clip_arguments, read_clip
-from mg.data.index import read_index
+from mg.data.index import Entry, read_entries
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float
+from mg.data.workers import WorkerError, Workers
 
 STRATEGIES = ("mixed_video_image", "mixed_video_random", "image_only", "video_only")
 
 # Purposes of random draws; each is a stream of its own under one seed.
 _ORDER, _LENGTH, _ITEM = range(3)
-
-_BATCHES_AHEAD = 2  # that each worker process keeps ready
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,12 @@ class Sampler:
     """What every training step sees: a pure function of seed and step.
 
     Global item i of epoch i // n is entry i % n of that epoch's permutation of the n files.
-    Global batch s holds items s * world_size * batch_size and following, and each rank takes
-    its contiguous share; so 2 ranks of batch size 1 see what 1 rank of batch size 2 sees.
-    All items of a global batch have the same length.
+    Global batch `start_step` begins with item `start_item`, each later one where the one before
+    it ended, and each rank takes its contiguous share; so 2 ranks of batch size 1 see what 1 rank
+    of batch size 2 sees. All items of a global batch have the same length.
     """
 
-    names: list[str]
+    videos: list[Entry]
     video_folder: Path
     batch_size: int
     num_frames: int
@@ -74,6 +71,8 @@ class Sampler:
     seed: int
     rank: int
     world_size: int
+    start_step: int
+    start_item: int
 
     def batch(self, step: int) -> RawBatch:
         """Read this rank's share of global batch `step`.
@@ -82,7 +81,8 @@ class Sampler:
             VideoError: every file of the data set is broken.
         """
         num_frames = self.length(step)
-        first = (step * self.world_size + self.rank) * self.batch_size
+        shares = (step - self.start_step) * self.world_size + self.rank
+        first = self.start_item + shares * self.batch_size
         clips, names, broken = [], [], {}
         for item in range(first, first + self.batch_size):
             clip, name = self._item(item, num_frames, broken)
@@ -104,26 +104,27 @@ class Sampler:
 
     def _item(self, item: int, num_frames: int, broken: dict[str, str]) -> tuple[np.ndarray, str]:
         """Read global item `item`, or for a broken file the next readable one of the epoch."""
-        epoch, position = divmod(item, len(self.names))
-        order = _epoch_order(self.seed, epoch, len(self.names))
+        epoch, position = divmod(item, len(self.videos))
+        order = _epoch_order(self.seed, epoch, len(self.videos))
         for place in range(position, position + len(order)):
-            name = self.names[order[place % len(order)]]
+            video = self.videos[order[place % len(order)]]
             try:
-                return self._clip(name, item, num_frames), name
+                return self._clip(video, item, num_frames), video.name
             except (VideoError, FileNotFoundError) as error:
-                broken[name] = str(error)
+                broken[video.name] = str(error)
         reason = next(iter(broken.values()))
         raise VideoError(f"none of the {len(order)} videos can be read; the first: {reason}")
 
-    def _clip(self, name: str, item: int, num_frames: int) -> np.ndarray:
+    def _clip(self, video: Entry, item: int, num_frames: int) -> np.ndarray:
         return read_clip(
-            self.video_folder / name,
+            self.video_folder / video.name,
             num_frames,
             self.image_size,
             sample_stride=self.sample_stride,
             rng=np.random.default_rng((self.seed, _ITEM, item)),
             random_crop=self.random_crop,
             random_flip=self.random_flip,
+            video_frames=video.num_frames,
         )
 
 
@@ -141,26 +142,47 @@ def _epoch_order(seed: int, epoch: int, num_files: int) -> np.ndarray:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Endless iterator over batches; a context manager that ends its worker processes."""
+    """Endless iterator over batches; a context manager that ends its worker processes.
 
-    def __init__(self, sampler: Sampler, *, num_workers: int, start_step: int) -> None:
-        self._running = [_start(sampler, num_workers, start_step)]
-        # Also at exit: grain's iterators fail noisily when the interpreter tears them down.
-        self._finalizer = weakref.finalize(self, _stop, self._running)
+    A worker process that dies, killed for lack of memory, say, is replaced with a logged warning;
+    the batches stay the same.
+
+    Attributes:
+        fingerprint: SHA-256, in hexadecimal, of what decides which file is read when: the names
+            in the CSV's order, and the seed. A run goes on with the same order if it is the same.
+    """
+
+    def __init__(self, sampler: Sampler, *, num_workers: int) -> None:
+        names = [video.name for video in sampler.videos]
+        order = json.dumps({"names": names, "seed": sampler.seed})
+        self.fingerprint = hashlib.sha256(order.encode()).hexdigest()
+        self._closed = False
+        if num_workers == 0:
+            self._batches = map(sampler.batch, count(sampler.start_step))
+            self._end_workers = None
+        else:
+            self._batches = Workers(sampler.batch, num_workers, sampler.start_step)
+            # Also at exit and where nobody closes: else a process would be left.
+            self._end_workers = weakref.finalize(self, self._batches.close)
 
     def __next__(self) -> Batch:
-        if not self._running:
+        if self._closed:
             raise ValueError("these training batches are closed")
         try:
-            frames, names, broken = next(self._running[0])
+            frames, names, broken = next(self._batches)
         except VideoError as error:
             self.close()
             raise VideoError(str(error)) from None  # without the worker's traceback
+        except WorkerError:
+            self.close()
+            raise
         return Batch(to_float(frames), names, broken)
 
     def close(self) -> None:
         """End the worker processes; the batches cannot be iterated any more."""
-        self._finalizer()
+        self._closed = True
+        if self._end_workers is not None:
+            self._end_workers()
 
     def __enter__(self) -> "TrainingBatches":
         return self
@@ -187,12 +209,14 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
+    start_item: int | None = None,
 ) -> TrainingBatches:
     """Iterate endlessly over batches of clips from random starts in the videos of a CSV.
 
     The batches are a function of the arguments without `num_workers`: starting anew at
-    `start_step` goes on exactly. Each file occurs once an epoch; a file that cannot be read is
-    replaced by the next of the epoch, and the batch names it in `broken`.
+    `start_step` goes on exactly, also with another world size or batch size if `start_item` says
+    which item is next. Each file occurs once an epoch; a file that cannot be read is replaced by
+    the next of the epoch, and the batch names it in `broken`.
 
     With `num_workers` above 0 the caller's main module is imported in every worker process,
     as always when processes are spawned: guard it by `if __name__ == "__main__"`.
@@ -215,11 +239,14 @@ def training_batches(
         rank: of this process in data-parallel training.
         world_size: the number of such processes.
         start_step: the first batch.
+        start_item: the first clip of that batch among those of all ranks since the beginning;
+            None for `start_step * world_size * batch_size`. Later batches follow on it.
 
     Raises:
         FileNotFoundError: no such CSV file or folder.
         ValueError: a flaw of the CSV, or an argument out of its range. While iterating:
             VideoError, when no file can be read.
+        WorkerError: while iterating, when worker processes die again and again.
     """
     check_clip_arguments(num_frames, image_size, sample_stride)
     if mixed_strategy not in STRATEGIES:
@@ -231,10 +258,13 @@ def training_batches(
     _check_at_least("num_workers", num_workers, 0)
     _check_at_least("seed", seed, 0)
     _check_at_least("start_step", start_step, 0)
+    if start_item is None:
+        start_item = start_step * world_size * batch_size
+    _check_at_least("start_item", start_item, 0)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
     sampler = Sampler(
-        names=read_index(csv_path, video_folder, video_column),
+        videos=read_entries(csv_path, video_folder, video_column),
         video_folder=Path(video_folder),
         batch_size=batch_size,
         num_frames=num_frames,
@@ -247,61 +277,12 @@ def training_batches(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        start_step=start_step,
+        start_item=start_item,
     )
-    return TrainingBatches(sampler, num_workers=num_workers, start_step=start_step)
+    return TrainingBatches(sampler, num_workers=num_workers)
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
-def _start(sampler: Sampler, num_workers: int, start_step: int) -> Any:
-    """Start a grain iterator over raw batches; it has `close`."""
-    grain = _import_grain()
-    steps = grain.MapDataset.range(start_step, sys.maxsize)
-    # No threads of grain's: worker processes are the parallelism.
-    batches = steps.map(sampler.batch).to_iter_dataset(
-        grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    )
-    # Through a pipe, which frames as uint8 suit, and not through shared memory: containers
-    # often have 64 MB of that, and a worker that runs out of it dies of a bus error.
-    batches = grain.experimental.WithOptionsIterDataset(
-        batches, grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-    )
-    options = grain.MultiprocessingOptions(
-        num_workers=num_workers, per_worker_buffer_size=_BATCHES_AHEAD
-    )
-    return iter(batches.mp_prefetch(options, worker_init_fn=_prepare_worker))
-
-
-def _stop(running: list[Any]) -> None:
-    while running:
-        running.pop().close()
-
-
-def _prepare_worker(worker: int, num_workers: int) -> None:
-    # Ctrl-C is the main process's to handle, and when that is killed, nobody else would end us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _import_grain() -> Any:
-    """Import grain when it is needed: it takes half a second, and logs that jax is missing."""
-    import absl.logging  # noqa: F401  makes the "absl" logger
-
-    logger = logging.getLogger("absl")
-    logger.disabled = True
-    try:
-        import grain
-        import grain.experimental
-    finally:
-        logger.disabled = False
-    return grain
