@@ -20,6 +20,7 @@ MAY_ENTER = {
     "models": {"backend"},
     "backend": set(),
     "files": set(),
+    "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "mindspore"}
 WITHOUT_BACKEND = [

@@ -143,7 +143,12 @@ def read_fps(path: str | os.PathLike) -> Fraction:
         VideoError: as in `count_frames`.
     """
     with open_video(path) as (_, stream):
-        return stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+        return stream_fps(stream)
+
+
+def stream_fps(stream: VideoStream) -> Fraction:
+    """The frame rate of an open video, as `read_fps` reads it."""
+    return stream.average_rate or stream.guessed_rate or DEFAULT_FPS
 
 
 def write_video(

@@ -26,7 +26,15 @@ _MAX_RESTARTS = 3  # without a result between them
 
 
 class WorkerError(OSError):
-    """Worker processes end again and again without giving a result."""
+    """Worker processes end again and again without giving a result.
+
+    Attributes:
+        reason: how the last one ended: its exit code, or the signal.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Workers:
@@ -75,15 +83,17 @@ class Workers:
         self._workers = []
 
     def _restart(self, place: int) -> None:
-        code = self._workers[place].end(patience=5.0)  # one that died by itself tells why
-        reason = f"a process that reads videos ended ({_explanation(code)})"
+        # One that died by itself tells why.
+        reason = _explanation(self._workers[place].end(patience=5.0))
+        ended = f"a process that reads videos ended ({reason})"
         if self._restarts == _MAX_RESTARTS:
             raise WorkerError(
-                f"{reason}, and so did the {_MAX_RESTARTS} started in its place for batch "
-                f"{self._step}; fewer num_workers or smaller batches need less memory"
+                f"{ended}, and so did the {_MAX_RESTARTS} started in its place for step "
+                f"{self._step}; fewer workers or smaller batches need less memory",
+                reason,
             )
         self._restarts += 1
-        logger.warning("%s; started another at batch %d", reason, self._step)
+        logger.warning("%s; started another at step %d", ended, self._step)
         self._workers[place] = _Worker(self._task, self._step, len(self._workers))
 
 

@@ -81,7 +81,7 @@ def test_a_step_that_kills_every_worker_ends_in_one_line_that_names_it(num_worke
     workers = Workers(die_at_five, num_workers, 0)
     try:
         assert [next(workers) for _ in range(5)] == [0, 1, 2, 3, 4]
-        with pytest.raises(WorkerError, match="killed by signal 9.*started in its place.*batch 5"):
+        with pytest.raises(WorkerError, match="killed by signal 9.*started in its place.*step 5"):
             next(workers)
     finally:
         workers.close()

@@ -1,0 +1,39 @@
+"""Make train.csv, val.csv, test.csv and bad.csv of a folder of videos."""
+
+import sys
+
+from mg.cli.command import Parser, parse, run
+from mg.data.prepare import Preparation, prepare
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Decode every video of a folder once, and write train.csv, val.csv, test.csv "
+        "(video, frames, fps, width, height, duration in seconds) and bad.csv (video, reason)."
+    )
+    parser.add_argument("folder", help="Folder of videos, searched with all folders below it.")
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    parser.add_class_arguments(Preparation, skip={"folder"})
+    preparation = parse(parser, Preparation, args)
+    summary = prepare(preparation)
+    print(
+        f"Wrote {preparation.out}: train.csv {summary.train}, val.csv {summary.val}, "
+        f"test.csv {summary.test}, bad.csv {summary.bad} videos; "
+        f"{summary.hours:.2f} hours of video in {summary.seconds:.1f} s"
+    )
+    if preparation.split_files is not None:
+        print(
+            f"Of the split files' videos {summary.missing} are missing; "
+            f"{summary.unlisted} videos of the folder are in none and were left out"
+        )
+    if summary.bad:
+        print(f"{summary.bad} videos cannot be used: {preparation.out}/bad.csv says why")
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `mg prepare`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Make the CSV files of a folder of videos: train, validation and test, and what is bad."""
+
+import csv
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mg.data.opening import VideoError, open_video
+from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
+from mg.data.video_file import stream_fps
+from mg.data.workers import WorkerError, Workers
+from mg.files import atomic_path
+
+# Images are not listed, nor is .gif, which mostly is one.
+SUFFIXES = (
+    *(".3g2", ".3gp", ".asf", ".avi", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob"),
+    *(".webm", ".wmv"),
+)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What to make CSV files of, and how to split it.
+
+    Args:
+        folder: Folder of videos, searched with all folders below it.
+        out: Where train.csv, val.csv, test.csv and bad.csv go.
+        test_share: Share of the videos that goes to the test set, by whole groups.
+        val_share: Share of the videos that goes to the validation set, by whole groups of what is
+            not test.
+        group_pattern: Regular expression for file names. Videos whose names match with the same
+            text (that of its parentheses, if it has any) are one group and never parted; any other
+            video is a group by itself. By default UCF-101's groups, g01 to g25.
+        split_files: Folder of UCF-101's official trainlist0N.txt and testlist0N.txt, to split by
+            them; val_share is then taken of the training list.
+        split: Which of the official splits: N.
+        num_workers: Processes that decode; by default as many as there are cores, 0 for none.
+    """
+
+    folder: str
+    out: str
+    test_share: float = 0.2
+    val_share: float = 0.05
+    group_pattern: str = r"_(g\d+)_c\d+"
+    split_files: str | None = None
+    split: int = 1
+    num_workers: int | None = None
+
+    def __post_init__(self):
+        for key in ("test_share", "val_share"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 0, below 1")
+        if self.test_share + self.val_share >= 1:
+            raise ValueError(
+                f"test_share and val_share are {self.test_share} and {self.val_share}, "
+                "expected less than 1 together, so that some is left to train on"
+            )
+        for key, least in (("split", 1), ("num_workers", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ValueError(f"{key} is {value}, expected at least {least}")
+        check_pattern(self.group_pattern)
+
+
+class Video(NamedTuple):
+    """A row of train.csv, val.csv and test.csv, whose columns are these fields.
+
+    `video` is relative to the folder, with "/" between its parts; `fps` is in frames per second,
+    `width` and `height` in pixels, when upright; `duration` in seconds is frames / fps.
+    """
+
+    video: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+    duration: float
+
+
+class Bad(NamedTuple):
+    """A row of bad.csv, whose columns are these fields."""
+
+    video: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was found: numbers of videos, hours of video in all sets, seconds that it took.
+
+    `missing` are listed in the split files, but not in the folder; `unlisted` the other way round.
+    """
+
+    train: int
+    val: int
+    test: int
+    bad: int
+    missing: int
+    unlisted: int
+    hours: float
+    seconds: float
+
+
+def prepare(preparation: Preparation) -> Summary:
+    """Decode every video of a folder once, whole, and write the four CSV files when all is done.
+
+    The split depends on nothing but the names of the good videos (see `mg.data.split`).
+
+    Raises:
+        FileNotFoundError: no such folder or split file.
+        ValueError: the folder holds no video, or none that can be decoded.
+        OSError: a folder cannot be read or written.
+    """
+    began = time.monotonic()
+    folder, out = Path(preparation.folder), Path(preparation.out)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of videos")
+    _check_writable(out)
+    names = sorted(find_videos(folder))
+    if not names:
+        raise ValueError(f"{folder}: holds no video, expected files like *.mp4 or *.avi")
+    found, lists = set(names), None
+    if preparation.split_files is not None:
+        lists = read_lists(preparation.split_files, preparation.split)
+        names = sorted(found & set().union(*lists))
+        if not names:
+            raise ValueError(f"{folder}: holds no video that {preparation.split_files} lists")
+    rows = _examine_all(folder, names, preparation.num_workers)
+    videos = [row for row in rows if isinstance(row, Video)]
+    bad = [row for row in rows if isinstance(row, Bad)]
+    if not videos:
+        first = f"{bad[0].video}: {bad[0].reason}"
+        raise ValueError(f"{folder}: none of {len(bad)} videos can be decoded; the first: {first}")
+    split = _split(preparation, [video.video for video in videos], lists)
+    with ExitStack() as stack:  # renamed only when all are written
+        for name, members in split._asdict().items():
+            chosen = [video for video in videos if video.video in members]
+            _write(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
+        _write(stack.enter_context(atomic_path(out / "bad.csv")), Bad, bad)
+    return Summary(
+        **{name: len(members) for name, members in split._asdict().items()},
+        bad=len(bad),
+        missing=0 if lists is None else len(set().union(*lists) - found),
+        unlisted=len(found) - len(names),
+        hours=sum(video.duration for video in videos) / 3600,
+        seconds=time.monotonic() - began,
+    )
+
+
+def find_videos(folder: Path) -> Iterator[str]:
+    """Give the files whose suffix is a video's, below a folder and relative to it, in any order.
+
+    Links are followed, each folder is entered once; names that begin with a dot are left out.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise OSError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    entered = set()
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(place)
+        if here in entered:
+            folders.clear()
+            continue
+        entered.add(here)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(place, name).relative_to(folder).as_posix()
+
+
+def examine(folder: Path, name: str) -> Video | Bad:
+    """Decode a video whole, and tell what it holds or what is wrong with it."""
+    path = folder / name
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    if shown != name:
+        return Bad(shown, "its name is not UTF-8 text, as a CSV file is")
+    if name != name.strip():
+        return Bad(name, "its name begins or ends with a space, which is lost in a CSV file")
+    try:
+        count, width, height = 0, 0, 0
+        with open_video(path) as (container, stream):
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise VideoError(f"{path}: frame number {count} is damaged")
+                if count == 0:
+                    turned = round(frame.rotation / 90) % 2 == 1
+                    width, height = frame.width, frame.height
+                    width, height = (height, width) if turned else (width, height)
+                count += 1
+            fps = stream_fps(stream)
+        if count == 0:
+            raise VideoError(f"{path}: holds no frame that can be decoded")
+    except (VideoError, FileNotFoundError) as error:
+        return Bad(name, " ".join(str(error).removeprefix(f"{path}: ").split()))
+    seconds = round(float(count / fps), 3)
+    return Video(name, count, round(float(fps), 6), width, height, seconds)
+
+
+def _examine_all(folder: Path, names: list[str], num_workers: int | None) -> list[Video | Bad]:
+    """Each name's row, in order; a video that kills the process that decodes it is bad."""
+    if num_workers is None:
+        num_workers = len(os.sched_getaffinity(0))
+    rows: list[Video | Bad] = []
+    with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
+        while len(rows) < len(names):
+            try:
+                for row in _examine_from(folder, names, len(rows), num_workers):
+                    rows.append(row)
+                    progress.update()
+            except WorkerError as error:
+                reason = f"the process that decodes it ends: {error.reason}"
+                rows.append(Bad(names[len(rows)], reason))
+                progress.update()
+    return rows
+
+
+def _examine_from(
+    folder: Path, names: list[str], first: int, num_workers: int
+) -> Iterator[Video | Bad]:
+    if num_workers == 0:
+        yield from (examine(folder, name) for name in names[first:])
+        return
+    task = partial(_examine_at, folder, names)
+    with closing(Workers(task, min(num_workers, len(names) - first), first)) as workers:
+        for _ in range(first, len(names)):
+            yield next(workers)
+
+
+def _examine_at(folder: Path, names: list[str], number: int) -> Video | Bad | None:
+    # Workers read ahead, also past the end.
+    return examine(folder, names[number]) if number < len(names) else None
+
+
+def _split(
+    preparation: Preparation, names: list[str], lists: tuple[set[str], set[str]] | None
+) -> Split:
+    pattern, val_share = preparation.group_pattern, preparation.val_share
+    if lists is None:
+        return split_by_group(names, pattern, preparation.test_share, val_share)
+    return split_by_lists(names, *lists, pattern, val_share)
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before hours of decoding, and without making the folder."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise OSError(f"{place}: not a folder, where {folder} is to be written")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OSError(f"{place}: cannot be written, where {folder} is to be")
+
+
+def _write(path: Path, columns: type, rows: Iterable[tuple]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns._fields)
+        writer.writerows(rows)
