@@ -132,7 +132,7 @@ def is_tensor(value: object) -> bool:
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    return Tensor(np.ascontiguousarray(array))
+    return Tensor(np.asarray(array, order="C"))  # ascontiguousarray adds an axis to a number
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -171,6 +171,11 @@ def upsample_conv2d(x, weight, bias):
     x = ops.gather(x, _repeat_twice(x.shape[3]), 3)
     x = ops.gather(x, _repeat_twice(x.shape[4]), 4)
     return conv2d(x, weight, bias, padding=(1, 1, 1, 1))
+
+
+@constexpr
+def _zeros(length):
+    return Tensor(np.zeros(length), ms.int32)
 
 
 @constexpr
@@ -283,6 +288,10 @@ def linear(x, weight, bias):
 
 
 def attention(query, key, value):
+    if key.shape[1] == 1:
+        # A softmax over one score is 1. On the CPU (2.8.0) its gradient would also spoil those of
+        # all other softmaxes of the process, from then on.
+        return ops.gather(value, _zeros(query.shape[1]), 1)
     scores = ops.cast(ops.bmm(query, key.permute(0, 2, 1)), ms.float32)
     weights = ops.softmax(scores * (query.shape[2] ** -0.5), -1)
     return ops.bmm(ops.cast(weights, value.dtype), value)
@@ -360,7 +369,11 @@ class AdamW:
 
     def state(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
         first, second = self._moments.first, self._moments.second
-        return self._steps, [to_numpy(m).copy() for m in first], [to_numpy(m).copy() for m in second]
+        return (
+            self._steps,
+            [to_numpy(m).copy() for m in first],
+            [to_numpy(m).copy() for m in second],
+        )
 
     def load_state(
         self, steps: int, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
@@ -457,11 +470,13 @@ def join_ranks() -> None:
         communication.init("mccl" if on_cpu else "hccl")
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConnectionError(f"the processes of this run do not find each other: {reason}") from None
+        raise ConnectionError(
+            f"the processes of this run do not find each other: {reason}"
+        ) from None
 
 
 def _joined() -> bool:
-    return communication.comm_func is not None
+    return communication.GlobalComm.INITED
 
 
 def rank() -> int:

@@ -122,7 +122,7 @@ def is_tensor(value: object) -> bool:
 
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor with the values and dtype of `array`, on the current device."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(_device)
+    return torch.from_numpy(np.asarray(array, order="C")).to(_device)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -300,9 +300,9 @@ def value_and_grad(
     compile: bool | None = None,
     jit_level: str = "O0",
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """From a function that returns (loss, *others): one that returns that tuple, detached, and the
-    gradients of the loss with respect to `parameters`; compiled if asked for (None: on MindSpore
-    only)."""
+    """From a function that returns (loss, *others), with one other at least: one that returns that
+    tuple, detached, and the gradients of the loss with respect to `parameters`; compiled if asked
+    for (None: on MindSpore only)."""
     compiled = torch.compile(function, dynamic=False) if compile else function
     del jit_level
 
@@ -346,7 +346,7 @@ class AdamW:
             state = self._adamw.state[parameter]
             steps = int(state.get("step", 0))
             for name, arrays in moments.items():
-                arrays.append(to_numpy(state.get(name, torch.zeros_like(parameter))))
+                arrays.append(to_numpy(state.get(name, torch.zeros_like(parameter))).copy())
         return steps, moments["exp_avg"], moments["exp_avg_sq"]
 
     def load_state(
@@ -408,7 +408,9 @@ def join_ranks() -> None:
     try:
         dist.init_process_group("nccl" if on_gpu else "gloo")
     except RuntimeError as error:
-        raise ConnectionError(f"the processes of this run do not find each other: {error}") from None
+        raise ConnectionError(
+            f"the processes of this run do not find each other: {error}"
+        ) from None
     # The processes' connections fail noisily when the interpreter tears them down.
     atexit.register(dist.destroy_process_group)
 
@@ -435,7 +437,9 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
     try:
         dist.all_reduce(flat)
     except RuntimeError as error:
-        raise ConnectionError(f"another process of this run ended or is out of reach: {error}") from None
+        raise ConnectionError(
+            f"another process of this run ended or is out of reach: {error}"
+        ) from None
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 

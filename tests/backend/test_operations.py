@@ -83,6 +83,7 @@ CASES = {
     "relu": Case("relu", (VIDEO,)),
     "linear": Case("linear", ((3, 5, 4), (6, 4), (6,))),
     "attention": Case("attention", ((3, 5, 4), (3, 5, 4), (3, 5, 4))),
+    "attention of many to one": Case("attention", ((2, 3, 4), (2, 1, 4), (2, 1, 4))),
     "attention to one": Case("attention", ((2, 1, 4), (2, 1, 4), (2, 1, 4))),
     "max_pool2d of 2": Case("max_pool2d", (VIDEO,), {"kernel": 2, "stride": 2}),
     "max_pool2d of 3": Case("max_pool2d", (VIDEO,), {"kernel": 3, "stride": 2}),

@@ -184,6 +184,12 @@ def test_arrays_come_back_with_values_and_dtype(kind, rng):
     np.testing.assert_array_equal(to_numpy(tensor), array)
 
 
+def test_a_single_number_keeps_its_shape():
+    tensor = from_numpy(np.array(2.5, np.float32))
+    assert tuple(tensor.shape) == ()
+    assert to_numpy(tensor) == 2.5
+
+
 def test_half_precision_comes_back_as_float32():
     if backend.name == "torch":
         halves = [backend.dtype("bf16"), backend.dtype("fp16")]
