@@ -224,13 +224,16 @@ def _decode_all(path: str | os.PathLike) -> FrameTable:
 
 def _packet_timestamps(path: str | os.PathLike, num_frames: int) -> np.ndarray | None:
     """The times of a file's packets in the order of showing, if they are those of its frames."""
-    with open_video(path) as (container, stream):
-        codec = stream.codec_context.codec
-        if not codec.intra_only and codec.canonical_name not in _RESTARTING:
-            return None
-        reorders = bool(stream.codec_context.has_b_frames)
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        times = [packet.pts for packet in packets if not packet.is_discard]
+    try:
+        with open_video(path) as (container, stream):
+            codec = stream.codec_context.codec
+            if not codec.intra_only and codec.canonical_name not in _RESTARTING:
+                return None
+            reorders = bool(stream.codec_context.has_b_frames)
+            packets = (packet for packet in container.demux(stream) if packet.size)
+            times = [packet.pts for packet in packets if not packet.is_discard]
+    except VideoError:
+        return None  # perhaps wrong near its end only: decoding from the start will tell
     in_order = sorted({time for time in times if time is not None})
     if len(in_order) != num_frames or len(times) != num_frames:
         return None

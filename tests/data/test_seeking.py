@@ -179,6 +179,16 @@ def test_a_wrong_number_of_frames_gives_no_wrong_frame(tmp_path, name, stated):
         assert np.array_equal(read_frames(path, indices, num_frames=stated), whole[indices])
 
 
+@pytest.mark.parametrize("name", ["b_frames.mkv", "xvid.avi", "vp9.webm"])
+def test_a_file_cut_short_gives_the_frames_that_it_still_has(tmp_path, name):
+    path = write_format(tmp_path, name)
+    whole = read_whole(path)
+    path.write_bytes(path.read_bytes()[: os.path.getsize(path) * 3 // 4])
+    assert np.array_equal(read_frames(path, [12, 20], num_frames=50), whole[[12, 20]])
+    with pytest.raises(VideoError, match="ends after|cannot be read"):
+        read_frames(path, [49], num_frames=50)
+
+
 def test_a_video_that_ends_before_the_stated_number_of_frames_is_broken(tmp_path):
     write_losslessly(tmp_path / "a.mkv", labelled_frames(0))
     rng = np.random.default_rng(0)
