@@ -370,7 +370,8 @@ class MovingAverage:
     def update(self, decay: float) -> None:
         """Take the parameters' present values into the average."""
         with torch.no_grad():
-            torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
+            for average, parameter in zip(self._averages, self._parameters, strict=True):
+                average.lerp_(parameter, 1 - decay)
 
     def state(self) -> list[np.ndarray]:
         """The averages, in the order of the parameters."""

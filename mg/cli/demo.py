@@ -59,15 +59,15 @@ def command(args: list[str] | None) -> None:
     print(f"Before training, on clips that training never sees ({test_csv}):", flush=True)
     before = measure(untrained, "before")
     print(f"Training {recipe.train_steps} steps by {RECIPE.name}:", flush=True)
-    trained = train(recipe)
+    weights = train(recipe).run.weights
     print("After training, on the same clips:", flush=True)
-    after = measure(trained.checkpoint, "after")
+    after = measure(weights, "after")
 
     print(f"\n{'':16}{'PSNR':>10}{'SSIM':>8}")
     for name, summary in (("before training", before), ("after training", after)):
         print(f"{name:16}{summary['psnr']:7.2f} dB{summary['ssim']:8.3f}")
     print(f"\nOriginal and reconstruction side by side: {output / 'after'}/*_side_by_side.mp4")
-    print(f"Checkpoint: {trained.checkpoint}. Metrics of every step: {run_path}/metrics.jsonl")
+    print(f"Checkpoint: {weights}. Metrics of every step: {run_path}/metrics.jsonl")
 
 
 def _prepare(wheel: Path, videos: Path) -> tuple[Path, Path]:

@@ -9,9 +9,12 @@ from mg.evaluation.settings import Evaluation
 def command(args: list[str] | None) -> int:
     parser = settings_parser(Evaluation, "Reconstruct videos by a TAE and measure PSNR and SSIM.")
     evaluation = parse(parser, Evaluation, args)
+    from mg import ranks
     from mg.evaluation.evaluate import evaluate
 
     summary = evaluate(evaluation)
+    if not ranks.is_first():
+        return 0
     lpips = "" if summary["lpips"] is None else f", LPIPS {summary['lpips']:.4f}"
     print(
         f"PSNR {summary['psnr']:.2f} dB, SSIM {summary['ssim']:.4f}{lpips}: "

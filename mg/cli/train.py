@@ -8,10 +8,20 @@ from mg.training.recipe import Recipe
 
 def command(args: list[str] | None) -> None:
     recipe = read_recipe(args)
+    from mg import ranks
     from mg.training.loop import train
 
-    directory = train(recipe)
-    print(f"Trained. Checkpoint: {directory.checkpoint}", flush=True)
+    trainer = train(recipe)
+    if not ranks.is_first():
+        return
+    if trainer.step < recipe.train_steps:
+        print(
+            f"Stopped after update {trainer.step} of {recipe.train_steps}; all is saved, and the "
+            "same command goes on.",
+            flush=True,
+        )
+    else:
+        print(f"Trained. Checkpoint: {trainer.run.weights}", flush=True)
 
 
 def read_recipe(args: list[str] | None) -> Recipe:

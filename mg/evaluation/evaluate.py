@@ -1,7 +1,6 @@
 """Reconstruct the videos of a data set and say how well."""
 
 import csv
-import hashlib
 import itertools
 import json
 import logging
@@ -13,20 +12,11 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mg import backend
-from mg.data import (
-    VideoError,
-    count_frames,
-    load_clip,
-    read_fps,
-    read_index,
-    to_float,
-    to_uint8,
-    write_video,
-)
-from mg.evaluation.metrics import psnr, ssim
+from mg import backend, ranks
+from mg.data import VideoError, read_fps, read_index, write_video
+from mg.evaluation.score import judged_clip, score
 from mg.evaluation.settings import Evaluation
-from mg.files import atomic_path
+from mg.files import atomic_path, sha256
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
 
@@ -61,6 +51,7 @@ def evaluate(evaluation: Evaluation) -> dict:
             no video could be read.
     """
     backend.set_device(evaluation.device_target)
+    ranks.join()
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
     tae = TemporalAutoencoder(
         evaluation.ckpt_path,
@@ -75,27 +66,40 @@ def evaluate(evaluation: Evaluation) -> dict:
     output.mkdir(parents=True, exist_ok=True)
 
     results: list[Result] = []
-    with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
-        for start in range(0, len(names), evaluation.batch_size):
-            batch = names[start : start + evaluation.batch_size]
+    share = names[backend.rank() :: backend.world_size()]
+    with (
+        tqdm(total=len(share), unit="video", disable=not ranks.is_first()) as progress,
+        logging_redirect_tqdm(),
+    ):
+        for start in range(0, len(share), evaluation.batch_size):
+            batch = share[start : start + evaluation.batch_size]
             results += _evaluate_batch(evaluation, tae, lpips, paths, batch)
             progress.update(len(batch))
+    results = _of_all_processes(results)
     measured = [result for result in results if not result.error]
     if not measured:
         raise ValueError(f"{evaluation.csv_path}: none of its {len(names)} videos could be read")
-    _write_rows(output / "metrics.csv", results)
     summary = {
         **{key: _mean(measured, key) for key in ("psnr", "ssim", "lpips")},
         "videos": len(measured),
         "failed": len(results) - len(measured),
         "settings": asdict(evaluation),
         "tae_config": tae.config,
-        "checkpoint_sha256": _sha256(Path(evaluation.ckpt_path)),
+        "checkpoint_sha256": sha256(evaluation.ckpt_path),
         "framework": f"{backend.name} {backend.version}",
     }
-    with atomic_path(output / "metrics.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    if ranks.is_first():
+        _write_rows(output / "metrics.csv", results)
+        with atomic_path(output / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def _of_all_processes(results: list[Result]) -> list[Result]:
+    """The results of all processes' shares, in the order of the CSV."""
+    shares = ranks.gather([asdict(result) for result in results])
+    rows = itertools.chain.from_iterable(itertools.zip_longest(*shares))
+    return [Result(**row) for row in rows if row is not None]
 
 
 def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
@@ -141,16 +145,9 @@ def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
     for name in names:
         result = Result(name)
         path = Path(evaluation.video_folder) / name
+        size = (evaluation.num_frames, evaluation.image_size)
         try:
-            clip = load_clip(
-                path,
-                evaluation.num_frames,
-                evaluation.image_size,
-                sample_stride=evaluation.sample_stride,
-            )
-            span = (evaluation.num_frames - 1) * evaluation.sample_stride + 1
-            available = count_frames(path, at_most=span)  # later frames do not matter
-            result.frames = -(-available // evaluation.sample_stride)
+            clip, result.frames = judged_clip(path, *size, sample_stride=evaluation.sample_stride)
             clips.append((result, clip, read_fps(path) / evaluation.sample_stride))
         except (VideoError, OSError) as error:
             result.error = str(error)
@@ -161,23 +158,13 @@ def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
             videos = backend.from_numpy(np.stack([clip for _, clip, _ in clips]))
             reconstructions = backend.to_numpy(tae(videos))
         for (result, clip, fps), reconstruction in zip(clips, reconstructions, strict=True):
-            frames = to_uint8(clip[:, : result.frames])
-            reconstructed = to_uint8(reconstruction[:, : result.frames])
-            result.psnr = float(psnr(frames, reconstructed).mean())
-            result.ssim = float(ssim(frames, reconstructed).mean())
-            if lpips is not None:
-                result.lpips = _lpips(lpips, frames, reconstructed)
+            scores, *frames = score(clip, reconstruction, result.frames, lpips)
+            for name, values in scores.items():
+                setattr(result, name, float(values.mean()))
             target = paths[result.video]
-            write_video(target, reconstructed, fps)
-            beside = np.concatenate([frames, reconstructed], axis=2)
-            write_video(side_by_side_path(target), beside, fps)
+            write_video(target, frames[1], fps)
+            write_video(side_by_side_path(target), np.concatenate(frames, axis=2), fps)
     return results
-
-
-def _lpips(lpips: LPIPS, frames: np.ndarray, reconstruction: np.ndarray) -> float:
-    with backend.no_grad():
-        pair = [backend.from_numpy(to_float(f)[None]) for f in (frames, reconstruction)]
-        return float(lpips(*pair).mean())
 
 
 def _mean(results: list[Result], key: str) -> float | None:
@@ -191,11 +178,3 @@ def _write_rows(path: Path, results: list[Result]) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

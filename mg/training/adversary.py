@@ -6,7 +6,7 @@ MindSpore has none to keep: a pass without gradients gives what the last layer r
 both gradients are small computations.
 """
 
-from collections.abc import Callable, Sequence
+import math
 
 import numpy as np
 
@@ -20,24 +20,21 @@ from mg.losses.adversarial import (
 )
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
-
-MeanOverRanks = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+from mg.models.tae.weights import Arrays, load_strictly
+from mg.training.optimizer_state import optimizer_state, restore_optimizer
 
 
 class Adversary:
-    """A discriminator beside a network, and the gradients of both; its caller averages them over
-    batches and processes, and applies them.
+    """A discriminator beside a network: it gives the network's gradients and trains itself.
 
     Args:
         tae: the network to train.
         objective: its loss but for the adversarial one.
         weight: of the adversarial loss, times the adaptive weight.
         ndf, n_layers, dtype, seed: see `Discriminator`.
-        betas, epsilon, weight_decay: of the discriminator's AdamW, `optimizer`; beta as in
+        betas, epsilon, weight_decay: of the discriminator's AdamW; betas as in
             taming-transformers.
         compile, jit_level: see `backend.value_and_grad`.
-        mean_over_ranks: from a list of gradients of this process's batch to the list of their
-            means over all processes; None: this process is alone.
 
     Raises:
         ValueError: sizes below 1; a dtype that the device does not have.
@@ -58,21 +55,67 @@ class Adversary:
         compile: bool | None = None,
         jit_level: str = "O0",
         seed: int = 0,
-        mean_over_ranks: MeanOverRanks | None = None,
     ):
         channels = tae.config["out_ch"]
         self.discriminator = Discriminator(
             channels, ndf=ndf, n_layers=n_layers, dtype=dtype, seed=seed
         )
-        self.parameters = list(backend.named_parameters(self.discriminator).values())
-        self.optimizer = backend.AdamW(
-            self.parameters, betas=betas, epsilon=epsilon, weight_decay=weight_decay
+        self.parameters = backend.named_parameters(self.discriminator)
+        self._optimizer = backend.AdamW(
+            list(self.parameters.values()), betas=betas, epsilon=epsilon, weight_decay=weight_decay
         )
-        self._mean_over_ranks = mean_over_ranks
+        self._sums: list[Tensor] = []
         self._build(tae, objective, weight, {"compile": compile, "jit_level": jit_level})
 
+    names = (
+        "generator_loss",
+        "adaptive_weight",
+        "discriminator_loss",
+        "real_logit",
+        "fake_logit",
+    )
+    """Of the numbers that `gradients` adds to the losses."""
+
+    def gradients(
+        self, video: Tensor, noise: Tensor, scale: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """The losses and gradients of the network, as `generator_gradients` gives them, the former
+        extended by those of the discriminator, whose gradients are kept for `update`."""
+        losses, gradients, reconstruction = self.generator_gradients(video, noise, scale)
+        *own, own_gradients = self.discriminator_gradients(video, reconstruction)
+        if self._sums:
+            own_gradients = [a + b for a, b in zip(self._sums, own_gradients, strict=True)]
+        self._sums = list(own_gradients)
+        return (*losses, *own), gradients
+
+    def update(self, learning_rate: float, share: float, *, apply: bool) -> bool:
+        """Train the discriminator by the gradients kept, of all processes, times `share`; not if
+        they are not finite, or `apply` is false. Says whether it did."""
+        sums, self._sums = backend.all_reduce_sum(self._sums), []
+        apply = apply and math.isfinite(backend.global_norm(sums))
+        if apply:
+            self._optimizer.step(sums, learning_rate, scale=share)
+        return apply
+
+    def state(self) -> tuple[dict[str, Arrays], int]:
+        """Arrays by file and name, and the number of updates."""
+        weights = {name: backend.to_numpy(p).copy() for name, p in self.parameters.items()}
+        moments, steps = optimizer_state(self._optimizer, list(self.parameters))
+        return {"discriminator": weights, "discriminator_optimizer": moments}, steps
+
+    def restore(self, arrays: dict[str, Arrays], steps: int) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            ValueError: weights do not fit the discriminator.
+        """
+        source = "the checkpoint's discriminator"
+        load_strictly(self.parameters, arrays["discriminator"], source=source)
+        moments = arrays["discriminator_optimizer"]
+        restore_optimizer(self._optimizer, list(self.parameters), moments, steps)
+
     def generator_gradients(
-        self, video: Tensor, noise: Tensor
+        self, video: Tensor, noise: Tensor, scale: Tensor
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
         """Losses and gradients of the network.
 
@@ -83,19 +126,20 @@ class Adversary:
             video: `(b c t h w)` in [-1, 1]; h and w multiples of 8, and at least what the
                 discriminator needs.
             noise: standard normal, of the size of the latents.
+            scale: of the loss that is differentiated, one number.
 
         Returns:
-            Losses: (total, mean squared error, *terms of the objective, generator loss, adaptive
-            weight), each one number, where the total holds the adversarial loss with both its
-            weights; gradients of the total with respect to the network's parameters, in their
-            order; the reconstruction `(b c t h w)`.
+            Losses: (scaled total, total, mean squared error, *terms of the objective, generator
+            loss, adaptive weight), each one number, where the total holds the adversarial loss with
+            both its weights; gradients of the scaled total with respect to the network's
+            parameters, in their order; the reconstruction `(b c t h w)`.
 
         Raises:
             ValueError: a video that is too small for the discriminator.
         """
         self.discriminator.check_size(video.shape[3], video.shape[4])
         adaptive = self._adaptive_weight(video, noise)
-        outputs, gradients = self._generator(video, noise, adaptive)
+        outputs, gradients = self._generator(video, noise, scale, adaptive)
         *losses, reconstruction = outputs
         return (*losses, adaptive), gradients, reconstruction
 
@@ -112,10 +156,8 @@ class Adversary:
             features = self._features(video, noise)
         _, of_pixels = self._pixel_gradients(video, features)
         _, of_generator = self._fooling_gradients(video, features)
-        gradients = [*of_pixels, *of_generator]
-        if self._mean_over_ranks is not None:
-            gradients = list(self._mean_over_ranks(gradients))
-        norms = [backend.global_norm([gradient]) for gradient in gradients]
+        sums = backend.all_reduce_sum([*of_pixels, *of_generator])
+        norms = [backend.global_norm([gradient]) / backend.world_size() for gradient in sums]
         return backend.from_numpy(np.array(adaptive_weight(*norms), np.float32))
 
     def _build(self, tae, objective, weight, settings):
@@ -133,12 +175,12 @@ class Adversary:
             reconstruction = tae.last_layer(features)[:, :, : video.shape[2]]
             return hinge_generator(discriminator(reconstruction)), reconstruction
 
-        def generator(video, noise, adaptive):
+        def generator(video, noise, scale, adaptive):
             reconstruction, z, mean, logvar = tae.reconstruct(video, noise)
             losses = objective(video, reconstruction, z, mean, logvar)
             loss = hinge_generator(discriminator(reconstruction))
             total = losses[0] + weight * adaptive * loss
-            return (total, *losses[1:], loss, reconstruction)
+            return (total * scale, total, *losses[1:], loss, reconstruction)
 
         def discriminate(video, reconstruction):
             real, fake = discriminator(video), discriminator(reconstruction)
@@ -155,4 +197,6 @@ class Adversary:
         self._pixel_gradients = backend.value_and_grad(pixels, last, **settings)
         self._fooling_gradients = backend.value_and_grad(fooling, last, **settings)
         self._generator = backend.value_and_grad(generator, everything, **settings)
-        self._discriminator = backend.value_and_grad(discriminate, self.parameters, **settings)
+        self._discriminator = backend.value_and_grad(
+            discriminate, list(self.parameters.values()), **settings
+        )

@@ -12,7 +12,8 @@ class Recipe:
     Args:
         csv_path: CSV file with a column of videos, relative to video_folder.
         video_folder: Folder of the videos.
-        output_path: Run directory to make: checkpoint, metrics, TensorBoard, this recipe.
+        output_path: Run directory: checkpoints, metrics, TensorBoard, this recipe. Where a run is
+            already, training goes on from its newest checkpoint.
         video_column: Name of the CSV's column of videos.
         num_frames: Frames of a clip; shorter videos are mirrored in time.
         image_size: Height and width of a clip in pixels, a multiple of the network's compression.
@@ -39,6 +40,11 @@ class Recipe:
         kl_weight: Of the KL divergence of the latents.
         use_outlier_penalty_loss: Add the paper's outlier penalty loss.
         opl_weight: Of the outlier penalty loss, where used.
+        disc_weight: Of the adversarial loss, times the adaptive weight of VQGAN; 0 for none.
+        disc_start: Updates before the discriminator joins.
+        disc_ndf: Channels of the discriminator's first layer.
+        disc_layers: Its convolutions of stride 2; frames must be at least 3 * 2^disc_layers pixels
+            high and wide.
         train_steps: Updates of the weights.
         learning_rate: After warm-up.
         scheduler: constant, or cosine (down to end_learning_rate at the last step).
@@ -49,8 +55,17 @@ class Recipe:
         weight_decay: Of AdamW, decoupled.
         max_grad_norm: Gradients with a larger global norm are scaled down to it; 0 for never.
         gradient_accumulation_steps: Batches whose gradients are averaged into one update.
+        ema_decay: Of the moving average of the weights, which is kept and validated beside them and
+            is what the run gives in the end; 0 for none.
+        max_skipped_updates: An update whose loss or gradient is not finite is skipped; the run
+            stops when more than this many are skipped in a row.
         log_interval: Updates between two entries of the metrics.
-        ckpt_save_steps: Updates between two writes of the checkpoint; 0 for the end only.
+        ckpt_save_steps: Updates between two checkpoints; 0 for the end only.
+        keep_checkpoints: Newest checkpoints to keep; the best by validation is kept beside them.
+        val_csv_path: CSV file of the videos to validate with; none, no validation.
+        val_video_folder: Their folder; by default video_folder.
+        val_steps: Updates between two validations; 0 for the end only.
+        val_num_frames: Frames of each video to validate with; by default num_frames.
     """
 
     csv_path: str
@@ -80,6 +95,10 @@ class Recipe:
     kl_weight: float = 1e-6
     use_outlier_penalty_loss: bool = False
     opl_weight: float = 1e5
+    disc_weight: float = 0.0
+    disc_start: int = 0
+    disc_ndf: int = 64
+    disc_layers: int = 3
     train_steps: int = 100_000
     learning_rate: float = 1e-5
     scheduler: str = "constant"
@@ -90,8 +109,15 @@ class Recipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
+    ema_decay: float = 0.0
+    max_skipped_updates: int = 10
     log_interval: int = 1
     ckpt_save_steps: int = 1000
+    keep_checkpoints: int = 3
+    val_csv_path: str | None = None
+    val_video_folder: str | None = None
+    val_steps: int = 1000
+    val_num_frames: int | None = None
 
     def __post_init__(self):
         least = {
@@ -101,6 +127,9 @@ class Recipe:
             **dict.fromkeys(("learning_rate", "end_learning_rate", "weight_decay"), 0),
             **dict.fromkeys(("reconstruction_weight", "perceptual_weight", "kl_weight"), 0),
             **dict.fromkeys(("opl_weight", "optim_eps", "max_grad_norm"), 0),
+            **dict.fromkeys(("ema_decay", "max_skipped_updates", "val_steps"), 0),
+            **dict.fromkeys(("disc_weight", "disc_start"), 0),
+            **dict.fromkeys(("disc_ndf", "disc_layers", "keep_checkpoints"), 1),
         }
         for key, minimum in least.items():
             if not getattr(self, key) >= minimum:
@@ -108,6 +137,10 @@ class Recipe:
         for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
+        if self.val_num_frames is not None and self.val_num_frames < 1:
+            raise ValueError(f"val_num_frames is {self.val_num_frames}, expected at least 1")
+        if not self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1)")
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}, expected two numbers in [0, 1)")
         if self.perceptual_weight > 0 and self.lpips_weights is None:
@@ -129,3 +162,30 @@ class Recipe:
     def to_yaml(self) -> str:
         """This recipe as a YAML file that `--config` reads."""
         return yaml.safe_dump({**asdict(self), "betas": [*self.betas]}, sort_keys=False)
+
+
+def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
+    """The keys in which `recipe` differs from that of the run it goes on with, each with the value
+    before and now.
+
+    Raises:
+        ValueError: the run cannot go on with one of them, because its state would not fit or its
+            videos and noise would be others than it has counted.
+    """
+    now = yaml.safe_load(recipe.to_yaml())
+    before = {**{key: None for key in now}, **before}
+    changes = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
+    changes.pop("output_path", None)  # the directory may have been moved
+    broken = [key for key in _FIXED if key in changes]
+    broken += [key for key in _SWITCHES if key in changes and 0 in map(float, changes[key])]
+    if broken:
+        listed = "; ".join(f"{key} was {before[key]!r} and is {now[key]!r}" for key in broken)
+        raise ValueError(
+            f"{recipe.output_path}: its run cannot go on with this recipe: {listed}. Restore these "
+            "keys, or choose another output_path"
+        )
+    return changes
+
+
+_FIXED = ("tae_config", "pretrained", "seed", "disc_ndf", "disc_layers")
+_SWITCHES = ("ema_decay", "disc_weight")  # may change, but not from or to 0

@@ -1,51 +1,172 @@
-"""What a run leaves: checkpoint, metrics, recipe."""
+"""What a run leaves, and goes on from: checkpoints, metrics, recipe."""
 
+import fcntl
 import json
 import logging
+import math
+import os
+import platform
 from pathlib import Path
+from typing import Any
 
-from mg import backend
+import numpy as np
+import yaml
+from PIL import Image
+
+from mg import backend, ranks
 from mg.files import atomic_path
-from mg.models.tae.tae import TemporalAutoencoder
-from mg.training.recipe import Recipe
+from mg.training.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
+    clear_remains,
+    keep_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from mg.training.recipe import Recipe, check_continues
 
 logger = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """`output_path` of a run: `recipe.yaml`, `metrics.jsonl`, `tensorboard/` and the checkpoint,
-    `tae.ckpt` (MindSpore) or `tae.safetensors` (PyTorch).
+    """`output_path` of a run: `recipe.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
+    `best.json` and, in the end, the weights to use: `tae.ckpt` (MindSpore) or `tae.safetensors`
+    (PyTorch).
+
+    Every process of a run has one; the first alone writes. Nothing is written before `begin`.
+
+    Attributes:
+        weights: where the weights to use go in the end.
+        start: the newest whole checkpoint, from which the run goes on, or None.
+        start_weights: its file of the network's weights.
 
     Raises:
-        ValueError: there is a run already.
-        OSError: the directory cannot be made or written.
+        ValueError: the recipe cannot go on with the run that is there, or another process trains in
+            this directory.
     """
 
     def __init__(self, recipe: Recipe):
+        self.path = Path(recipe.output_path)
+        self.weights = self.path / f"tae{backend.checkpoint_suffix}"
+        self._recipe = recipe
+        self._checkpoints = self.path / "checkpoints"
+        self._lock = self._metrics = self._tensorboard = None
+        found = None
+        if ranks.is_first() and self.path.is_dir():
+            self._take_lock()
+            clear_remains(self._checkpoints)
+            found = newest_checkpoint(self._checkpoints)
+        name = ranks.gather(found and found.name)[0]
+        self.start = self.start_weights = None
+        if name:
+            self.start = read_checkpoint(self._checkpoints / name)
+            self.start_weights = self._checkpoints / name / WEIGHTS
+            changes = check_continues(yaml.safe_load(self.start.recipe), recipe)
+            logger.info("%s: going on from %s", self.path, name)
+            for key, (before, now) in changes.items():
+                logger.warning("the recipe's %s was %r and is %r from here on", key, before, now)
+
+    def begin(self, step: int) -> None:
+        """Make the directory ready for writing; what was logged after update `step`, the last one
+        saved, is dropped, or all if that is 0.
+
+        Raises:
+            OSError: the directory cannot be made or written.
+        """
+        if not ranks.is_first():
+            return
         # Here, after the framework: MindSpore cannot be imported once protobuf is, which this does.
         from tensorboardX import SummaryWriter
 
-        self.path = Path(recipe.output_path)
-        self.checkpoint = self.path / f"tae{backend.checkpoint_suffix}"
-        if (self.path / "recipe.yaml").exists():
-            raise ValueError(f"{self.path}: holds a run already, expected a new output_path")
+        self._take_lock()
         with atomic_path(self.path / "recipe.yaml") as temporary:
-            temporary.write_text(recipe.to_yaml())
-        self._metrics = (self.path / "metrics.jsonl").open("a", buffering=1)
-        self._tensorboard = SummaryWriter(str(self.path / "tensorboard"))
+            temporary.write_text(self._recipe.to_yaml())
+        metrics = self.path / "metrics.jsonl"
+        lines = _lines_until(metrics, step) if step else []
+        with atomic_path(metrics) as temporary:
+            temporary.write_text("".join(lines))
+        self._metrics = metrics.open("a", buffering=1)
+        self._tensorboard = SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=step and step + 1
+        )
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Append the numbers of an update to `metrics.jsonl` and to TensorBoard."""
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append an entry to `metrics.jsonl`, and its numbers to TensorBoard. What is not finite
+        becomes null, since JSON has no such numbers."""
+        if not (self._metrics and self._tensorboard):
+            return
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()
+        }
+        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+        for name, value in finite.items():
+            if isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, step)
 
-    def save(self, tae: TemporalAutoencoder) -> None:
-        """Write the checkpoint over the one before."""
-        tae.save_checkpoint(self.checkpoint)
-        logger.info("wrote %s", self.checkpoint)
+    def log_picture(self, step: int, picture: np.ndarray | None) -> None:
+        """Write a picture, uint8 `(h w 3)`, as `validation/step_N.png` and to TensorBoard."""
+        if self._tensorboard and picture is not None:
+            self._tensorboard.add_image("validation", picture, step, dataformats="HWC")
+            with atomic_path(self.path / "validation" / f"step_{step}.png") as temporary:
+                Image.fromarray(picture).save(temporary)
+
+    def save(self, step: int, arrays: dict, state: dict, config: dict) -> None:
+        """Write a checkpoint, then delete those that need not be kept.
+
+        Args:
+            arrays: by file, then by name.
+            state: numbers; its "progress" has "best", {"step", "psnr", "weights"} or None.
+            config: of the TAE.
+
+        Raises:
+            OSError: it cannot be written; the checkpoints before are as they were.
+        """
+        if not self._metrics:
+            return
+        os.fsync(self._metrics.fileno())
+        versions = {"python": platform.python_version(), backend.name: backend.version}
+        state = {**state, "versions": versions}
+        checkpoint = Checkpoint(arrays, state, self._recipe.to_yaml(), config)
+        path = write_checkpoint(self._checkpoints, step, checkpoint)
+        logger.info("wrote %s", path)
+        best = state["progress"]["best"]
+        if best:
+            with atomic_path(self.path / "best.json") as temporary:
+                temporary.write_text(json.dumps(best, indent=2) + "\n")
+        keep_checkpoints(
+            self._checkpoints, last=self._recipe.keep_checkpoints, also=best and best["step"]
+        )
 
     def close(self) -> None:
         """Finish the files."""
-        self._metrics.close()
-        self._tensorboard.close()
+        for file in (self._metrics, self._tensorboard, self._lock):
+            if file:
+                file.close()
+
+    def _take_lock(self) -> None:
+        """Keep other runs out of the directory for as long as this process lives."""
+        if self._lock:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.path}: another process trains in this directory") from None
+        except OSError:  # a file system without locks
+            logger.debug("%s: its file system has no locks", self.path)
+
+
+def _lines_until(metrics: Path, step: int) -> list[str]:
+    """The lines of metrics.jsonl up to a step; a torn last line is dropped."""
+    lines = []
+    for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
+        try:
+            kept = json.loads(line)["step"] <= step
+        except ValueError:
+            break
+        if kept:
+            lines.append(line)
+    return lines

@@ -39,7 +39,7 @@ def make(compile=None, use_recompute=False):
     randomised(named_parameters(tae).values(), 0, 0.1)
     objective = Objective(WEIGHTS, Distance())
     adversary = Adversary(tae, objective, weight=WEIGHT, ndf=4, n_layers=2, compile=compile, seed=5)
-    randomised(adversary.parameters, 1, 0.05)
+    randomised(adversary.parameters.values(), 1, 0.05)
     return tae, objective, adversary
 
 
@@ -59,7 +59,7 @@ def arrays(tensors):
 def trained():
     """The network and adversary, compiled where that is the default, with their first weights."""
     tae, objective, adversary = make()
-    parameters = [*named_parameters(tae).values(), *adversary.parameters]
+    parameters = [*named_parameters(tae).values(), *adversary.parameters.values()]
     return tae, objective, adversary, parameters, arrays(parameters)
 
 
@@ -73,8 +73,9 @@ def fresh(trained):
 
 
 def generator_results(adversary, video, noise):
-    losses, gradients, reconstruction = adversary.generator_gradients(
-        *map(from_numpy, (video, noise))
+    one = np.ones((), np.float32)
+    (_, *losses), gradients, reconstruction = adversary.generator_gradients(
+        *map(from_numpy, (video, noise, one))
     )
     return arrays(losses), arrays(gradients), to_numpy(reconstruction)
 
@@ -175,7 +176,9 @@ def test_the_discriminator_pass_gives_loss_mean_logits_and_gradients(fresh):
         loss = hinge_discriminator(adversary.discriminator(real), adversary.discriminator(fake))
         return loss, loss
 
-    expected = backend.value_and_grad(hinge, adversary.parameters, compile=False)(real, fake)
+    expected = backend.value_and_grad(hinge, list(adversary.parameters.values()), compile=False)(
+        real, fake
+    )
     assert float(loss) == pytest.approx(float(expected[0][0]), rel=1e-4)
     assert_close(arrays(gradients), arrays(expected[1]))
     for logit, video in ((real_logit, real), (fake_logit, fake)):
@@ -191,7 +194,7 @@ def test_discriminator_updates_tell_real_from_fake(fresh):
     for _ in range(12):
         loss, real_logit, fake_logit, gradients = adversary.discriminator_gradients(real, fake)
         losses.append(float(loss))
-        adversary.optimizer.step(gradients, 3e-3, scale=1.0)
+        adversary._optimizer.step(gradients, 3e-3, scale=1.0)
     assert losses[-1] < 0.5 * losses[0]
     assert float(real_logit) > float(fake_logit) + 0.5
 
@@ -199,29 +202,64 @@ def test_discriminator_updates_tell_real_from_fake(fresh):
 def test_updates_of_both_move_both_and_stay_finite(fresh):
     tae, _, adversary = fresh
     network = list(named_parameters(tae).values())
-    before, discriminator_before = arrays(network), arrays(adversary.parameters)
+    before, discriminator_before = arrays(network), arrays(adversary.parameters.values())
     optimizer = backend.AdamW(network, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.0)
     video, noise = map(from_numpy, batch())
+    one = from_numpy(np.ones((), np.float32))
     totals = []
     for _ in range(3):
-        losses, gradients, reconstruction = adversary.generator_gradients(video, noise)
-        _, _, _, discriminator_gradients = adversary.discriminator_gradients(video, reconstruction)
+        losses, gradients = adversary.gradients(video, noise, one)
         optimizer.step(gradients, 1e-3, scale=1.0)
-        adversary.optimizer.step(discriminator_gradients, 1e-3, scale=1.0)
+        assert adversary.update(1e-3, 1.0, apply=True)
         totals.append([float(loss) for loss in losses])
     assert np.isfinite(totals).all()
     assert totals[0] != totals[1] != totals[2]
-    for old, parameters in ((before, network), (discriminator_before, adversary.parameters)):
+    for old, parameters in (
+        (before, network),
+        (discriminator_before, adversary.parameters.values()),
+    ):
         new = arrays(parameters)
         assert all(np.isfinite(array).all() for array in new)
         assert sum(np.array_equal(*pair) for pair in zip(old, new, strict=True)) < len(new) / 10
 
 
+def test_a_scale_of_the_loss_scales_the_gradients_alone(fresh):
+    _, _, adversary = fresh
+    video, noise = map(from_numpy, batch())
+    (first, plain, _), (second, scaled, _) = (
+        adversary.generator_gradients(video, noise, from_numpy(np.array(scale, np.float32)))
+        for scale in (1, 64)
+    )
+    np.testing.assert_allclose(arrays(second[1:]), arrays(first[1:]), rtol=1e-6)
+    assert float(second[0]) == pytest.approx(64 * float(first[0]))
+    assert_close([array / 64 for array in arrays(scaled)], arrays(plain), tolerance=1e-5)
+
+
+def test_gradients_of_several_batches_are_averaged_and_an_update_may_be_withheld(fresh):
+    _, _, adversary = fresh
+    one = from_numpy(np.ones((), np.float32))
+    (first, noise), (second, _) = batch(), batch(seed=1)
+    whole = from_numpy(np.concatenate([first, second]))
+    results = []
+    for videos, noises in (
+        ([from_numpy(first), from_numpy(second)], [from_numpy(noise)] * 2),
+        ([whole], [from_numpy(np.concatenate([noise, noise]))]),
+    ):
+        for video, own_noise in zip(videos, noises, strict=True):
+            adversary.gradients(video, own_noise, one)
+        results.append([array / len(videos) for array in arrays(adversary._sums)])
+        before = arrays(adversary.parameters.values())
+        assert not adversary.update(1e-3, 1 / len(videos), apply=False)
+        after = arrays(adversary.parameters.values())
+        assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
+    assert_close(*results)
+
+
 def test_the_generator_pass_leaves_the_discriminator_alone(fresh):
     _, _, adversary = fresh
-    before = arrays(adversary.parameters)
+    before = arrays(adversary.parameters.values())
     generator_results(adversary, *batch())
-    for array, parameter in zip(before, adversary.parameters, strict=True):
+    for array, parameter in zip(before, adversary.parameters.values(), strict=True):
         np.testing.assert_array_equal(array, to_numpy(parameter))
         assert getattr(parameter, "grad", None) is None
 
@@ -232,11 +270,12 @@ def test_two_processes_with_a_video_each_have_the_adaptive_weight_of_both(fresh,
     whole = adversary._adaptive_weight(*map(from_numpy, (video, noise)))
     sent = []
 
-    def mean_over_ranks(gradients):
+    def all_reduce_sum(gradients):
         sent.append(arrays(gradients))
-        return [from_numpy(np.mean(pair, 0)) for pair in zip(sent[0], sent[-1], strict=True)]
+        return [from_numpy(np.sum(pair, 0)) for pair in zip(sent[0], sent[-1], strict=True)]
 
-    monkeypatch.setattr(adversary, "_mean_over_ranks", mean_over_ranks)
+    monkeypatch.setattr(backend, "all_reduce_sum", all_reduce_sum)
+    monkeypatch.setattr(backend, "world_size", lambda: 2)
     alone, both = (
         float(
             adversary._adaptive_weight(from_numpy(video[n : n + 1]), from_numpy(noise[n : n + 1]))

@@ -1,4 +1,3 @@
-import logging
 import math
 
 import numpy as np
@@ -9,6 +8,8 @@ from mg import backend
 from mg.data import to_float
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.training.adversary import Adversary
+from mg.training.loss_scale import LossScale
 from mg.training.step import TrainStep
 
 WEIGHTS = {"reconstruction": 2.0, "kl": 0.5, "outlier_penalty": 0.25}
@@ -65,7 +66,7 @@ def make_step(trained):
 
 
 def without_noise(monkeypatch):
-    def zeros(self, seed, video_shape):
+    def zeros(self, step, number, video_shape):
         latents = (self._tae.config["z_channels"], *self._tae.latent_size(*video_shape[2:]))
         return backend.from_numpy(np.zeros((video_shape[0], *latents), np.float32))
 
@@ -151,24 +152,131 @@ def test_clipping_scales_the_whole_gradient_to_the_bound(monkeypatch, make_step)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_changes_no_weight_and_is_warned_of(caplog, make_step, value):
-    tae, step = make_step()
-    before = parameters_of(tae)
+def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(make_step, value):
+    tae, step = make_step(ema_decay=0.5)
+    step(6, [video(0)], 1e-3)
+    before = step.state()
     broken = video(0)
     broken[0, 0, 0, 0, 0] = value
-    with caplog.at_level(logging.WARNING):
-        metrics = step(7, [broken], 1e-3)
-    after = parameters_of(tae)
-    assert all(np.array_equal(before[name], after[name]) for name in before)
-    assert "step 7 not applied" in caplog.text
+    metrics = step(7, [video(1), broken], 1e-3)
+    arrays, numbers = step.state()
+    for name, kept in before[0].items():
+        assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
     assert not math.isfinite(metrics["grad_norm"]) or not math.isfinite(metrics["loss"])
     assert metrics["psnr"] != math.inf
+    assert numbers == {**before[1], "skipped_updates": 1, "skipped_in_row": 1}
+    assert metrics["skipped_updates"] == 1
+    assert step(8, [video(0)], 1e-3)["skipped_updates"] == 1
+    assert step.skipped_in_row == 0
+
+
+def test_moving_average_follows_the_weights_by_its_decay(make_step):
+    tae, step = make_step(ema_decay=0.75)
+    average = parameters_of(tae)
+    for number in range(1, 6):
+        step(number, [video(0)], 1e-2)
+        decay = min(0.75, number / (number + 9))
+        for name, value in parameters_of(tae).items():
+            average[name] = decay * average[name] + (1 - decay) * value
+    for name, value in step.weights()["ema"].items():
+        assert value == pytest.approx(average[name], abs=1e-6), name
+    weights = parameters_of(tae)
+    with step.averaged():
+        inside = parameters_of(tae)
+    after = parameters_of(tae)
+    for name, value in step.weights()["ema"].items():
+        assert np.array_equal(inside[name], value)
+        assert np.array_equal(after[name], weights[name])
+
+
+def test_a_restored_step_goes_on_exactly(make_step):
+    tae, step = make_step(ema_decay=0.5)
+    for number in (1, 2):
+        step(number, [video(number)], 1e-2)
+    state = step.state()
+    expected = [step(number, [video(number)], 1e-2) for number in (3, 4)]
+    final = step.state()
+    _, other = make_step(ema_decay=0.5)
+    other.restore(*state)
+    assert [other(number, [video(number)], 1e-2) for number in (3, 4)] == expected
+    arrays, numbers = other.state()
+    assert numbers == final[1]
+    for name, kept in final[0].items():
+        assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
+
+
+@pytest.fixture(scope="module")
+def with_adversary():
+    """Makes training steps with a discriminator, each of a network of its own; eager, since each
+    would compile."""
+
+    def make():
+        tae = TemporalAutoencoder(None, TINY, seed=3)
+        objective = Objective(WEIGHTS)
+        parameters = list(backend.named_parameters(tae).values())
+        optimizer = backend.AdamW(parameters, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.0)
+        adversary = Adversary(tae, objective, ndf=4, n_layers=1, compile=False, seed=1)
+        return TrainStep(
+            tae, objective, optimizer, adversary=adversary, disc_start=1, compile=False
+        )
+
+    return make
+
+
+def test_the_discriminator_joins_after_its_start_and_is_restored_exactly(with_adversary):
+    step = with_adversary()
+    first = step(1, [video(1)], 1e-2)
+    assert set(first) == {"loss", "psnr", *WEIGHTS, "grad_norm", "skipped_updates"}
+    untrained = step.state()[0]["discriminator"]
+    second = step(2, [video(2)], 1e-2)
+    assert set(second) - set(first) == set(Adversary.names)
+    state = step.state()
+    assert any(not np.array_equal(v, untrained[k]) for k, v in state[0]["discriminator"].items())
+    expected = [step(number, [video(number)], 1e-2) for number in (3, 4)]
+    other = with_adversary()
+    other.restore(*state)
+    assert [other(number, [video(number)], 1e-2) for number in (3, 4)] == expected
+    for name, kept in step.state()[0].items():
+        arrays = other.state()[0][name]
+        assert all(np.array_equal(kept[key], arrays[key]) for key in kept), name
+
+
+def test_an_adversarial_update_that_is_not_finite_changes_nothing(with_adversary):
+    step = with_adversary()
+    step(2, [video(0)], 1e-2)
+    before = step.state()
+    broken = video(0)
+    broken[0, 0, 0, 0, 0] = math.nan
+    assert step(3, [broken], 1e-2)["skipped_updates"] == 1
+    arrays, numbers = step.state()
+    for name, kept in before[0].items():
+        assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
+    assert numbers == {**before[1], "skipped_updates": 1, "skipped_in_row": 1}
+
+
+def test_loss_scale_changes_no_gradient_and_halves_when_it_overflows(make_step):
+    plain, scaled = RecordingOptimizer(), RecordingOptimizer()
+    first = make_step(plain)[1](1, [video(0)], 1e-3)
+    scale = LossScale(initial=2.0**10, growth_interval=2)
+    _, step = make_step(scaled, loss_scale=scale)
+    second = step(1, [video(0)], 1e-3)
+    assert second["loss"] == first["loss"]
+    assert second["loss_scale"] == 2.0**10
+    size = norm_of(plain.gradients[0])
+    for a, b in zip(plain.gradients[0], scaled.gradients[0], strict=True):
+        assert np.abs(a - b).max() <= 1e-5 * size
+    step(2, [video(0)], 1e-3)
+    assert scale.value == 2.0**11  # after two good updates
+    scale.value = 3e38  # the largest float32 is 3.4e38
+    assert step(3, [video(0)], 1e-3)["skipped_updates"] == 0
+    assert scale.value == 1.5e38
+    assert len(scaled.gradients) == 2
 
 
 def test_metrics_are_the_terms_their_weighted_sum_and_psnr(make_step):
     _, step = make_step(RecordingOptimizer())
     metrics = step(1, [video(0)], 1e-3)
-    assert set(metrics) == {"loss", "psnr", *WEIGHTS, "grad_norm"}
+    assert set(metrics) == {"loss", "psnr", *WEIGHTS, "grad_norm", "skipped_updates"}
     total = sum(weight * metrics[name] for name, weight in WEIGHTS.items())
     assert metrics["loss"] == pytest.approx(total, rel=1e-5)
     assert metrics["reconstruction"] > 0 and metrics["kl"] > 0
@@ -180,8 +288,8 @@ def test_metrics_are_the_terms_their_weighted_sum_and_psnr(make_step):
 def test_noise_differs_by_step_and_micro_batch_and_repeats_with_the_seed(make_step, monkeypatch):
     drawn, draw = [], TrainStep._noise
 
-    def recorded(self, seed, video_shape):
-        drawn.append(draw(self, seed, video_shape))
+    def recorded(self, *place):
+        drawn.append(draw(self, *place))
         return drawn[-1]
 
     monkeypatch.setattr(TrainStep, "_noise", recorded)

@@ -95,17 +95,21 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
     text = json.dumps(config)
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
-            safetensors.numpy.save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-                temporary,
-                metadata={CONFIG_KEY: text},
-            )
+            _save_safetensors(temporary, arrays, {CONFIG_KEY: text})
         else:
             stored = np.frombuffer(text.encode(), np.uint8)
             try:
                 backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+
+
+def _save_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    try:
+        safetensors.numpy.save_file(contiguous, path, metadata=metadata)
+    except safetensors.SafetensorError as error:  # a full disk, say
+        raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:

@@ -1,0 +1,44 @@
+"""The clip of a video that is judged, and how good its reconstruction is."""
+
+import os
+
+import numpy as np
+
+from mg import backend
+from mg.data import count_frames, load_clip, to_float, to_uint8
+from mg.evaluation.metrics import psnr, ssim
+from mg.losses.lpips import LPIPS
+
+
+def judged_clip(
+    path: str | os.PathLike, num_frames: int, image_size: int, *, sample_stride: int = 1
+) -> tuple[np.ndarray, int]:
+    """The first frames and the centre of a video, float32 `(c t h w)` in [-1, 1], and how many of
+    its frames are the video's own: one that is too short is mirrored in time.
+
+    Raises:
+        VideoError, OSError: the file cannot be read.
+    """
+    clip = load_clip(path, num_frames, image_size, sample_stride=sample_stride)
+    span = (num_frames - 1) * sample_stride + 1
+    available = count_frames(path, at_most=span)  # later frames do not matter
+    return clip, -(-available // sample_stride)
+
+
+def score(
+    clip: np.ndarray, reconstruction: np.ndarray, frames: int, lpips: LPIPS | None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Compare the first `frames` frames of two clips `(c t h w)`, rounded to 8 bits.
+
+    Returns:
+        "psnr" in dB, "ssim" and, given its network, "lpips": of each frame; and the frames
+        compared, uint8 `(t h w 3)`, original and reconstruction.
+    """
+    original = to_uint8(clip[:, :frames])
+    reconstructed = to_uint8(reconstruction[:, :frames])
+    scores = {"psnr": psnr(original, reconstructed), "ssim": ssim(original, reconstructed)}
+    if lpips is not None:
+        with backend.no_grad():
+            pair = [backend.from_numpy(to_float(f)[None]) for f in (original, reconstructed)]
+            scores["lpips"] = backend.to_numpy(lpips(*pair))[0]
+    return scores, original, reconstructed

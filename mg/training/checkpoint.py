@@ -1,0 +1,173 @@
+"""All that a run needs to go on exactly, in a directory that is whole or absent.
+
+tae.safetensors       the weights, a checkpoint like any other
+ema.safetensors       their moving average, another one, where the recipe asks for it
+*.safetensors         optimiser moments, discriminator
+state.json            numbers: step, place in the data, counts, versions
+recipe.yaml           the recipe, every key
+SHA256SUMS            of all these; `sha256sum -c SHA256SUMS` checks them too
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mg.files import sha256
+from mg.models.tae.weights import Arrays, read_safetensors, write_weights
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "tae.safetensors"
+_SUMS = "SHA256SUMS"
+_NAME = re.compile(r"step_(\d+)")
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        arrays: by file (without `.safetensors`), then by name.
+        state: numbers, lists and texts.
+        recipe: the recipe's YAML.
+        config: of the TAE, written into each file of arrays.
+    """
+
+    arrays: dict[str, Arrays]
+    state: dict
+    recipe: str
+    config: dict
+
+
+def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write `folder/step_N`: in a directory beside it, synced to the disk, then renamed.
+
+    Raises:
+        OSError: it cannot be written; what was there before is as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"step_{step}"
+    temporary = Path(tempfile.mkdtemp(prefix=f".step_{step}-", suffix=".part", dir=folder))
+    try:
+        for name, arrays in checkpoint.arrays.items():
+            write_weights(temporary / f"{name}.safetensors", arrays, checkpoint.config)
+        _write_text(temporary / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
+        _write_text(temporary / "recipe.yaml", checkpoint.recipe)
+        sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
+        _write_text(temporary / _SUMS, "".join(sums))
+        temporary.chmod(0o755)
+        _sync_directory(temporary)
+        if target.exists():  # a damaged one, else the run would have gone on from it
+            delete_checkpoint(target)
+        temporary.rename(target)
+        _sync_directory(folder)
+    except OSError as error:
+        raise OSError(
+            f"{target}: the checkpoint cannot be written: {error.strerror or error}"
+        ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint after comparing each of its files with its hash.
+
+    Raises:
+        ValueError: a file is missing, torn or altered.
+        OSError: a file cannot be read.
+    """
+    check_checkpoint(path)
+    arrays, config = {}, {}
+    for file in sorted(path.glob("*.safetensors")):
+        arrays[file.stem], metadata = read_safetensors(file)
+        config = json.loads(metadata["tae_config"])
+    state = json.loads((path / "state.json").read_text())
+    return Checkpoint(arrays, state, (path / "recipe.yaml").read_text(), config)
+
+
+def check_checkpoint(path: Path) -> None:
+    """Compare the files of a checkpoint with their hashes.
+
+    Raises:
+        ValueError: a file is missing, torn or altered.
+    """
+    if not (path / _SUMS).is_file():
+        raise ValueError(f"{path}: no {_SUMS}, expected a checkpoint")
+    sums = dict(line.split("  ", 1)[::-1] for line in (path / _SUMS).read_text().splitlines())
+    expected = {WEIGHTS, "state.json", "recipe.yaml"}
+    for name in sorted(expected | set(sums)):
+        file = path / name
+        if Path(name).name != name or name not in sums or not file.is_file():
+            raise ValueError(f"{path}: its {name} is missing")
+        if sha256(file) != sums[name]:
+            raise ValueError(f"{file}: torn or altered, its SHA-256 is not that of {_SUMS}")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; damaged ones are warned of and passed over."""
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            check_checkpoint(path)
+        except (ValueError, OSError) as error:
+            logger.warning("%s; trying the checkpoint before", error)
+            continue
+        return path
+    return None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, by their steps."""
+    return sorted((path for path in _entries(folder) if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step_"))
+
+
+def keep_checkpoints(folder: Path, *, last: int, also: int | None) -> None:
+    """Delete all but the `last` newest checkpoints and that of step `also`."""
+    for path in list_checkpoints(folder)[:-last]:
+        if step_of(path) != also:
+            delete_checkpoint(path)
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete a checkpoint, so that it is whole or gone whenever this ends."""
+    hidden = path.with_name(f".{path.name}-deleted.part")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def clear_remains(folder: Path) -> None:
+    """Delete what a killed process left half written or half deleted."""
+    for path in _entries(folder):
+        if path.name.startswith(".step_") and path.name.endswith(".part"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    return folder.iterdir() if folder.is_dir() else iter(())
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

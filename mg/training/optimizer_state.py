@@ -1,0 +1,28 @@
+"""An optimiser's state as the arrays of a checkpoint, which have names."""
+
+from collections.abc import Sequence
+
+from mg import backend
+from mg.models.tae.weights import Arrays
+
+_MOMENTS = ("first", "second")
+
+
+def optimizer_state(optimizer: backend.AdamW, names: Sequence[str]) -> tuple[Arrays, int]:
+    """Both moments of the parameters of these names, as `first.NAME` and `second.NAME`; and the
+    number of steps so far."""
+    steps, *moments = optimizer.state()
+    arrays = {
+        f"{kind}.{name}": array
+        for kind, values in zip(_MOMENTS, moments, strict=True)
+        for name, array in zip(names, values, strict=True)
+    }
+    return arrays, steps
+
+
+def restore_optimizer(
+    optimizer: backend.AdamW, names: Sequence[str], arrays: Arrays, steps: int
+) -> None:
+    """Go on from what `optimizer_state` gave."""
+    first, second = ([arrays[f"{kind}.{name}"] for name in names] for kind in _MOMENTS)
+    optimizer.load_state(steps, first, second)

@@ -1,0 +1,278 @@
+"""A run: what it is made of, and the verbs of its loop."""
+
+import contextlib
+import logging
+import time
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mg import backend, ranks
+from mg.data import Batch, TrainingBatches, training_batches
+from mg.losses.lpips import LPIPS
+from mg.losses.objective import Objective
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.training.adversary import Adversary
+from mg.training.loss_scale import LossScale
+from mg.training.recipe import Recipe
+from mg.training.run_directory import RunDirectory
+from mg.training.schedule import is_due, learning_rate
+from mg.training.step import TrainStep
+from mg.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what a checkpoint holds beside the state of the training step.
+
+    Attributes:
+        step: updates done, skipped ones included.
+        batches, items: batches drawn, and clips in them, of all processes: the place in the data.
+        videos: fingerprint of the list of videos in which `items` counts.
+        ceiling: what `Validation.ceiling` gave before training.
+        best: {"step", "psnr", "weights"} of the best validation.
+    """
+
+    step: int = 0
+    batches: int = 0
+    items: int = 0
+    videos: str = ""
+    ceiling: dict[str, float] | None = None
+    best: dict | None = None
+
+
+class Trainer:
+    """What a run is made of; `stack` ends it.
+
+    Raises:
+        ValueError, OSError: something is wrong with the recipe, data, weights or directory. The
+            directory is as it was then.
+    """
+
+    def __init__(self, recipe: Recipe, stack: contextlib.ExitStack):
+        self.recipe = recipe
+        self.run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
+        start = self.run.start
+        self._progress = Progress(**start.state["progress"]) if start else Progress()
+        batches = stack.enter_context(_batches(recipe, self._progress))
+        self._tae = _network(recipe, start and self.run.start_weights)
+        lpips = None if recipe.lpips_weights is None else LPIPS(recipe.lpips_weights)
+        self._update = _train_step(recipe, self._tae, lpips)
+        if start:
+            self._update.restore(start.arrays, start.state["update"])
+            self.run.start = None  # as large as the network and its moments
+        self._validation = Validation(recipe, self._tae, lpips) if recipe.val_csv_path else None
+        self._broken: dict[str, str] = {}
+        # No run where no video can be read.
+        self._batches = (
+            chain([next(batches)], batches) if self.step < recipe.train_steps else batches
+        )
+        self.run.begin(self.step)
+        self._bar = stack.enter_context(
+            tqdm(
+                total=recipe.train_steps,
+                initial=self.step,
+                unit="step",
+                disable=not ranks.is_first(),
+            )
+        )
+        stack.enter_context(logging_redirect_tqdm())
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return self._progress.step
+
+    @property
+    def diverged(self) -> bool:
+        """Whether too many updates in a row were not finite."""
+        return self._update.skipped_in_row > self.recipe.max_skipped_updates
+
+    def update(self) -> None:
+        """Do the next update, and log it."""
+        began = time.perf_counter()
+        batches = self._next_batches()
+        data_seconds = time.perf_counter() - began
+        rate = learning_rate(self.step, self.recipe)
+        self._progress.step += 1
+        skipped = self._update.skipped
+        metrics = self._update(self.step, [batch.video for batch in batches], rate)
+        seconds = time.perf_counter() - began
+        self._bar.update()
+        self._bar.set_postfix_str(
+            f"loss {metrics['loss']:.4g}, PSNR {metrics['psnr']:.2f} dB, {seconds:.2f} s/step"
+        )
+        frames = sum(batch.video.shape[2] for batch in batches) // len(batches)
+        metrics |= {"learning_rate": rate, "frames": frames}
+        metrics |= {"seconds": seconds, "data_seconds": data_seconds}
+        if self._update.skipped > skipped:
+            names = [name for batch in batches for name in batch.names]
+            names = [name for share in ranks.gather(names) for name in share]
+            logger.warning(
+                "update %d skipped, loss %s, gradient norm %s, videos: %s",
+                *(self.step, metrics["loss"], metrics["grad_norm"], ", ".join(names)),
+            )
+            self.run.log(self.step, {**metrics, "skipped_videos": names})
+        elif is_due(self.step, self.recipe.log_interval, self.recipe.train_steps):
+            self.run.log(self.step, metrics)
+
+    def validate_start(self) -> None:
+        """Measure what training starts from, and as an image autoencoder if it was one."""
+        if self._validation:
+            if self.recipe.pretrained:
+                self._progress.ceiling = self._validation.ceiling()
+            self.validate()
+
+    def validate(self) -> bool:
+        """Measure the network; says whether it is better than ever."""
+        if not self._validation:
+            return False
+        began = time.perf_counter()
+        numbers, picture = self._validation(self._update)
+        weights = "ema" if self._update.has_average else "tae"
+        psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
+        best = self._progress.best
+        improved = self.step > 0 and (best is None or psnr > best["psnr"])
+        if improved:
+            path = f"checkpoints/step_{self.step}/{weights}.safetensors"
+            self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}
+        seconds = time.perf_counter() - began
+        ceiling = self._progress.ceiling or {}
+        self.run.log(self.step, {**numbers, **ceiling, "val/seconds": seconds})
+        self.run.log_picture(self.step, picture)
+        beside = f", frame-wise ceiling {ceiling['ceiling/psnr']:.2f} dB" if ceiling else ""
+        logger.info("validation after %d updates: PSNR %.2f dB%s", self.step, psnr, beside)
+        return improved
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if ranks.is_first():
+            arrays, numbers = self._update.state()
+            state = {"progress": asdict(self._progress), "update": numbers}
+            self.run.save(self.step, arrays, state, self._tae.config)
+
+    def finish(self) -> None:
+        """Write the weights to use, if training is done.
+
+        Raises:
+            ValueError: training stopped since it diverged.
+        """
+        if self._broken:
+            names = ", ".join(sorted(self._broken))
+            logger.warning("%d videos could not be used: %s", len(self._broken), names)
+        if self.diverged:
+            raise ValueError(
+                f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
+                f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
+                "videos. The run is saved: the same command, with a lower --learning_rate say, "
+                "goes on"
+            )
+        if self.step >= self.recipe.train_steps and ranks.is_first():
+            averaged = self._update.averaged() if self._update.has_average else None
+            with averaged or contextlib.nullcontext():
+                self._tae.save_checkpoint(self.run.weights)
+
+    def _next_batches(self) -> list[Batch]:
+        """The batches of an update; files that turn out broken are logged once each."""
+        count = self.recipe.gradient_accumulation_steps
+        batches = list(islice(self._batches, count))
+        for batch in batches:
+            for name, reason in batch.broken.items():
+                if name not in self._broken:
+                    self._broken[name] = reason
+                    logger.warning("skipped %s: %s", name, reason)
+        self._progress.batches += count
+        self._progress.items += count * self.recipe.batch_size * backend.world_size()
+        return batches
+
+
+def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
+    batches = training_batches(
+        recipe.csv_path,
+        recipe.video_folder,
+        video_column=recipe.video_column,
+        batch_size=recipe.batch_size,
+        num_frames=recipe.num_frames,
+        image_size=recipe.image_size,
+        sample_stride=recipe.sample_stride,
+        random_crop=recipe.random_crop,
+        random_flip=recipe.random_flip,
+        mixed_strategy=recipe.mixed_strategy,
+        mixed_image_ratio=recipe.mixed_image_ratio,
+        num_workers=recipe.num_workers,
+        seed=recipe.seed,
+        rank=backend.rank(),
+        world_size=backend.world_size(),
+        start_step=progress.batches,
+        start_item=progress.items,
+    )
+    if progress.videos and progress.videos != batches.fingerprint:
+        logger.warning(
+            "%s lists other videos than before: the run goes on, but not as it would have with the "
+            "videos it has counted",
+            recipe.csv_path,
+        )
+    progress.videos = batches.fingerprint
+    return batches
+
+
+def _network(recipe: Recipe, start: str | None) -> TemporalAutoencoder:
+    tae = TemporalAutoencoder(
+        start or recipe.pretrained,
+        recipe.tae_config or None,
+        dtype=recipe.dtype,
+        use_recompute=recipe.use_recompute,
+        compile=recipe.compile,
+        jit_level=recipe.jit_level,
+        seed=recipe.seed,
+    )
+    if recipe.image_size % tae.compression:
+        raise ValueError(
+            f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"
+        )
+    return tae
+
+
+def _train_step(recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None) -> TrainStep:
+    objective = Objective(recipe.loss_weights(), lpips)
+    optimizer = backend.AdamW(
+        list(backend.named_parameters(tae).values()),
+        betas=recipe.betas,
+        epsilon=recipe.optim_eps,
+        weight_decay=recipe.weight_decay,
+    )
+    return TrainStep(
+        tae,
+        objective,
+        optimizer,
+        max_grad_norm=recipe.max_grad_norm,
+        ema_decay=recipe.ema_decay,
+        loss_scale=LossScale() if recipe.dtype == "fp16" else None,
+        adversary=_adversary(recipe, tae, objective) if recipe.disc_weight else None,
+        disc_start=recipe.disc_start,
+        compile=recipe.compile,
+        jit_level=recipe.jit_level,
+        seed=recipe.seed,
+    )
+
+
+def _adversary(recipe: Recipe, tae: TemporalAutoencoder, objective: Objective) -> Adversary:
+    adversary = Adversary(
+        tae,
+        objective,
+        weight=recipe.disc_weight,
+        ndf=recipe.disc_ndf,
+        n_layers=recipe.disc_layers,
+        # Without a loss scale of its own, it would lose small gradients in fp16.
+        dtype="fp32" if recipe.dtype == "fp16" else recipe.dtype,
+        weight_decay=recipe.weight_decay,
+        compile=recipe.compile,
+        jit_level=recipe.jit_level,
+        seed=recipe.seed,
+    )
+    adversary.discriminator.check_size(recipe.image_size, recipe.image_size)
+    return adversary

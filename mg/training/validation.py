@@ -1,0 +1,110 @@
+"""How good a network is, measured inside a run."""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mg import backend, ranks
+from mg.data import VideoError, read_index
+from mg.evaluation.score import judged_clip, score
+from mg.losses.lpips import LPIPS
+from mg.models.tae.tae import ENCODE_TILE, TemporalAutoencoder
+from mg.training.recipe import Recipe
+from mg.training.step import TrainStep
+
+logger = logging.getLogger(__name__)
+
+Reconstruct = Callable[[backend.Tensor], backend.Tensor]
+
+PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
+
+
+class Validation:
+    """Reconstructs the validation videos, first frames and centres, each process its share.
+
+    Raises:
+        ValueError, OSError: something is wrong with the CSV or its folder.
+    """
+
+    def __init__(self, recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None):
+        folder = recipe.val_video_folder or recipe.video_folder
+        names = read_index(recipe.val_csv_path or "", folder, recipe.video_column)
+        self._paths = [Path(folder) / name for name in names]
+        self._tae, self._lpips = tae, lpips
+        self._num_frames = recipe.val_num_frames or recipe.num_frames
+        self._image_size, self._stride = recipe.image_size, recipe.sample_stride
+        tae.use_tile = self._num_frames > ENCODE_TILE  # training knows no tiles
+
+    def __call__(self, update: TrainStep) -> tuple[dict[str, float], np.ndarray | None]:
+        """Measure the weights and, where there is one, their moving average.
+
+        Returns:
+            Under "val/" and, of the average, "val_ema/": means over videos of "psnr" (dB), "ssim"
+            and, where the run has LPIPS weights, "lpips", each a mean over frames; of PSNR also
+            "psnr_first" and "psnr_last", of those frames alone, and "psnr_seams", of the frames
+            at which tiles meet, where there are any. And, in the first process, a picture uint8
+            `(h w 3)` with a row for each of the first videos: its middle frame, the
+            reconstruction of it, and that of the average.
+
+        Raises:
+            ValueError: no video can be read.
+        """
+        scores, pairs = self._measure(self._tae)
+        numbers = {f"val/{name}": value for name, value in scores.items()}
+        columns = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
+        if update.has_average:
+            with update.averaged():
+                scores, pairs = self._measure(self._tae)
+            numbers |= {f"val_ema/{name}": value for name, value in scores.items()}
+            columns.append([pair[1] for pair in pairs])
+        rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
+        return numbers, np.concatenate(rows) if rows else None
+
+    def ceiling(self) -> dict[str, float]:
+        """The same numbers, under "ceiling/", of the network as an image autoencoder that knows
+        one frame at a time: before training, of the one that the run starts from."""
+        scores, _ = self._measure(self._frame_by_frame)
+        return {f"ceiling/{name}": value for name, value in scores.items()}
+
+    def _measure(self, reconstruct: Reconstruct) -> tuple[dict[str, float], list]:
+        rows, pictures = [], []
+        for path in self._paths[backend.rank() :: backend.world_size()]:
+            try:
+                size = (self._num_frames, self._image_size)
+                clip, frames = judged_clip(path, *size, sample_stride=self._stride)
+            except (VideoError, OSError) as error:
+                logger.warning("not validated with: %s", error)
+                continue
+            with backend.no_grad():
+                video = backend.from_numpy(clip[None])
+                reconstruction = backend.to_numpy(reconstruct(video))[0]
+            scores, *compared = score(clip, reconstruction, frames, self._lpips)
+            rows.append(_summary(scores))
+            if len(pictures) < PICTURES:
+                pictures.append([video[frames // 2] for video in compared])
+        rows = [row for share in ranks.gather(rows) for row in share]
+        if not rows:
+            raise ValueError(f"none of the {len(self._paths)} validation videos can be read")
+        return _means(rows), pictures
+
+    def _frame_by_frame(self, video: backend.Tensor) -> backend.Tensor:
+        frames = [self._tae(video[:, :, t : t + 1]) for t in range(video.shape[2])]
+        return backend.cat(frames, 2)
+
+
+def _summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """The numbers of one video from those of its frames."""
+    psnr = scores["psnr"]
+    ends = range(ENCODE_TILE, len(psnr), ENCODE_TILE)
+    seams = [frame for end in ends for frame in (end - 1, end)]
+    summary = {name: float(values.mean()) for name, values in scores.items()}
+    summary |= {"psnr_first": float(psnr[0]), "psnr_last": float(psnr[-1])}
+    return {**summary, "psnr_seams": float(psnr[seams].mean())} if seams else summary
+
+
+def _means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -1,0 +1,394 @@
+"""Runs that are killed, stopped or damaged, and go on. Each run is a process, as a user's is."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli.support import ROOT, process_environment, run, run_process, train_flags, write_dataset
+from safetensors.numpy import load_file
+
+from mg.cli import train
+from mg.training.checkpoint import list_checkpoints, newest_checkpoint, step_of
+
+SCRIPT = ROOT / "scripts" / "train_tae.py"
+
+# Worker processes, lengths that change, images, averages, accumulation: what has a state, is on.
+FULL = {
+    "train_steps": 12,
+    "num_frames": 8,
+    "mixed_strategy": "mixed_video_random",
+    "random_flip": True,
+    "num_workers": 2,
+    "ema_decay": 0.9,
+    "gradient_accumulation_steps": 2,
+    "ckpt_save_steps": 2,
+    "val_steps": 4,
+    "compile": "null",
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("videos"), num_frames=12)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(videos, tmp_path_factory):
+    """The command line of a run that was left alone, and its directory."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    outcome = run_process(SCRIPT, *full_flags(videos, output), cwd=output.parent)
+    assert outcome.code == 0, outcome.err
+    return output
+
+
+def full_flags(videos, output, **changes):
+    return train_flags(videos, output, **{**FULL, "val_csv_path": videos / "videos.csv", **changes})
+
+
+class Training:
+    """A training process whose output goes to a file."""
+
+    def __init__(self, args, log: Path, **environment):
+        self.log = log
+        with log.open("a") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, SCRIPT, *map(str, args)],
+                cwd=log.parent,
+                env=process_environment(**environment),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_for_step(self, output: Path, step: int) -> None:
+        """Wait until update `step` is logged."""
+        end = time.monotonic() + 240
+        while last_step(output) < step:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.01)
+
+    def signal(self, number: int, *, group: bool = False) -> int:
+        """Send a signal to the process (or its workers too); gives its exit code."""
+        if group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=120)
+
+
+def lines_of(output: Path) -> list[dict]:
+    """The whole lines of metrics.jsonl, without times."""
+    path = output / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+
+
+def last_step(output: Path) -> int:
+    return max((line["step"] for line in lines_of(output)), default=0)
+
+
+def assert_same_runs(first: Path, second: Path) -> None:
+    """Equal numbers, bit for bit: metrics, weights, averages, moments, state."""
+    assert lines_of(first) == lines_of(second)
+    one, two = (list_checkpoints(output / "checkpoints") for output in (first, second))
+    assert [path.name for path in one] == [path.name for path in two]
+    for a, b in zip(one, two, strict=True):
+        files = sorted(path.name for path in a.glob("*.safetensors"))
+        assert files == sorted(path.name for path in b.glob("*.safetensors"))
+        for name in files:
+            assert_same_arrays(a / name, b / name)
+        assert (a / "state.json").read_text() == (b / "state.json").read_text()
+    assert (first / "best.json").read_text() == (second / "best.json").read_text()
+
+
+def assert_same_arrays(first: Path, second: Path) -> None:
+    one, two = load_file(first), load_file(second)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not np.array_equal(one[name], two[name])]
+    assert different == [], first
+
+
+def copy_run(output: Path, target: Path) -> Path:
+    shutil.copytree(output, target)
+    return target
+
+
+# Killed
+
+
+def test_a_run_killed_at_three_random_steps_equals_one_left_alone(videos, uninterrupted, tmp_path):
+    output, log = tmp_path / "run", tmp_path / "log"
+    args = full_flags(videos, output)
+    rng = random.Random(int.from_bytes(os.urandom(4), "little"))
+    kills = sorted(rng.sample(range(1, FULL["train_steps"]), 3))
+    for step in kills:
+        training = Training(args, log)
+        training.wait_for_step(output, step)
+        time.sleep(rng.uniform(0, 0.1))  # in the middle of whatever comes next
+        assert training.signal(signal.SIGKILL) == -signal.SIGKILL, kills
+    outcome = run_process(SCRIPT, *args, cwd=tmp_path)
+    assert outcome.code == 0, (kills, outcome.err)
+    assert_same_runs(uninterrupted, output)
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_lose_no_more_than_the_steps_since_a_checkpoint(videos, tmp_path):
+    output, log = tmp_path / "run", tmp_path / "log"
+    args = full_flags(videos, output, train_steps=10_000, ckpt_save_steps=3, compile=False)
+    rng = random.Random(int.from_bytes(os.urandom(4), "little"))
+    reached = 0
+    for _ in range(15):
+        training = Training(args, log)
+        training.wait_for_step(output, reached + 1)
+        time.sleep(rng.uniform(0, 1.5))
+        training.signal(signal.SIGKILL)
+        before, reached = reached, last_step(output)
+        newest = max(map(step_of, list_checkpoints(output / "checkpoints")), default=0)
+        assert before < reached and reached - newest <= 3
+    assert "torn" not in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_exits_with_0(videos, uninterrupted, tmp_path, number):
+    output, log = tmp_path / "run", tmp_path / "log"
+    args = full_flags(videos, output, ckpt_save_steps=0)
+    training = Training(args, log)
+    training.wait_for_step(output, 3)
+    # To all processes of the group, as Ctrl-C and cluster schedulers do.
+    assert training.signal(number, group=True) == 0, log.read_text()
+    (checkpoint,) = list_checkpoints(output / "checkpoints")
+    assert step_of(checkpoint) == last_step(output) >= 3
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert f"Stopped after update {step_of(checkpoint)} of 12" in text
+    outcome = run_process(SCRIPT, *full_flags(videos, output, ckpt_save_steps=2), cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert lines_of(output) == lines_of(uninterrupted)
+    assert_same_arrays(
+        output / "checkpoints" / "step_12" / "tae.safetensors",
+        uninterrupted / "checkpoints" / "step_12" / "tae.safetensors",
+    )
+
+
+def test_a_run_that_is_done_does_nothing_more(videos, uninterrupted, tmp_path):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    outcome = run_process(SCRIPT, *full_flags(videos, output), cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out[-1].startswith("Trained.")
+    assert_same_runs(uninterrupted, output)
+
+
+# Damaged
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", ["tae.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    uninterrupted, tmp_path, caplog, damage, name
+):
+    folder = copy_run(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    damage(folder / "step_12" / name)
+    assert newest_checkpoint(folder) == folder / "step_10"
+    assert name in caplog.text and "trying the checkpoint before" in caplog.text
+
+
+def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before_exactly(
+    videos, uninterrupted, tmp_path
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    flip_a_bit(output / "checkpoints" / "step_12" / "optimizer.safetensors")
+    outcome = run_process(SCRIPT, *full_flags(videos, output), cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    text = "\n".join(outcome.err)
+    assert "optimizer.safetensors: torn or altered" in text
+    assert "going on from step_10" in text
+    assert_same_runs(uninterrupted, output)
+
+
+# Changed
+
+
+def test_a_changed_recipe_goes_on_and_says_which_keys_changed(videos, uninterrupted, tmp_path):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    changes = {"train_steps": 13, "learning_rate": 2e-3, "ema_decay": 0.8}
+    outcome = run_process(SCRIPT, *full_flags(videos, output, **changes), cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    text = "\n".join(outcome.err)
+    for key, before, now in (
+        ("train_steps", 12, 13),
+        ("learning_rate", 0.001, 0.002),
+        ("ema_decay", 0.9, 0.8),
+    ):
+        assert f"the recipe's {key} was {before} and is {now} from here on" in text
+    assert lines_of(output)[: len(lines_of(uninterrupted))] == lines_of(uninterrupted)
+    assert lines_of(output)[-2]["learning_rate"] == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", 4), ("tae_config", {"ch": 8}), ("ema_decay", 0), ("pretrained", "other.safetensors")],
+)
+def test_a_recipe_that_would_break_the_run_is_refused(
+    videos, uninterrupted, tmp_path, capsys, key, value
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    args = full_flags(videos, output, **{key: value})
+    run(train.main, args, capsys).assert_refused(str(output), f"{key} was", "another output_path")
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_another_list_of_videos_goes_on_with_a_warning(
+    videos, uninterrupted, tmp_path, capsys, caplog
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    other = tmp_path / "other.csv"
+    other.write_text("video\nb.mp4\na.mp4\n")
+    args = full_flags(videos, output, csv_path=other, train_steps=13)
+    outcome = run(train.main, args, capsys)
+    assert outcome.code == 0
+    assert "other.csv lists other videos than before" in caplog.text
+
+
+def test_two_runs_in_one_directory_are_refused(videos, tmp_path, capsys):
+    output, log = tmp_path / "run", tmp_path / "log"
+    args = full_flags(videos, output, train_steps=10_000, compile=False)
+    training = Training(args, log)
+    try:
+        training.wait_for_step(output, 1)
+        run(train.main, args, capsys).assert_refused("another process trains in this directory")
+    finally:
+        training.signal(signal.SIGKILL)
+
+
+# Faults of the surroundings
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs rights that this machine does not give")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, small_disk, tmp_path):
+    output = small_disk / "run"
+    options = {"ema_decay": 0, "train_steps": 2, "ckpt_save_steps": 1, "num_workers": 0}
+    args = train_flags(videos, output, **options)
+    assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
+    newest = list_checkpoints(output / "checkpoints")[-1]
+    before = {path.name: path.read_bytes() for path in newest.iterdir()}
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(bytes(free - 30_000))
+    outcome = run_process(
+        SCRIPT, *train_flags(videos, output, **options | {"train_steps": 9}), cwd=tmp_path
+    )
+    assert outcome.code == 2
+    assert "No space left on device" in outcome.err[-1]
+    assert "step_" in outcome.err[-1] and "cannot be written" in outcome.err[-1]
+    assert "Traceback" not in "\n".join(outcome.err)
+    assert {path.name: path.read_bytes() for path in newest.iterdir()} == before
+    assert not [path for path in output.rglob("*") if ".part" in path.name]
+    (small_disk / "filler").unlink()
+    args = train_flags(videos, output, **options | {"train_steps": 4})
+    assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
+    assert last_step(output) == 4
+
+
+def test_a_file_size_limit_keeps_the_old_checkpoint_too(videos, uninterrupted, tmp_path):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    args = [str(arg) for arg in full_flags(videos, output, train_steps=14)]
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$0" "$@"', sys.executable, str(SCRIPT), *args]
+    done = subprocess.run(
+        limited, cwd=tmp_path, env=process_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "step_14: the checkpoint cannot be written" in done.stderr.splitlines()[-1]
+    assert newest_checkpoint(output / "checkpoints").name == "step_12"
+    outcome = run_process(SCRIPT, *args, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_killed_worker_changes_nothing(videos, uninterrupted, tmp_path):
+    output, log = tmp_path / "run", tmp_path / "log"
+    training = Training(full_flags(videos, output), log)
+    training.wait_for_step(output, 1)
+    workers = worker_processes(training.process.pid)
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    assert training.process.wait(timeout=240) == 0, log.read_text()
+    assert_same_runs(uninterrupted, output)
+
+
+def worker_processes(parent: int) -> list[int]:
+    """The processes in which the parent's videos are read."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return [pid for pid, command in commands.items() if b"spawn_main" in command]
+
+
+def test_a_clip_deleted_in_the_middle_of_a_run_is_skipped_and_named(tmp_path):
+    folder = write_dataset(tmp_path / "videos")
+    output, log = tmp_path / "run", tmp_path / "log"
+    # Workers read tiny clips far ahead.
+    options = {"train_steps": 100_000, "num_workers": 0, "compile": False}
+    training = Training(train_flags(folder, output, **options), log)
+    training.wait_for_step(output, 2)
+    (folder / "b.mp4").unlink()
+    training.wait_for_step(output, last_step(output) + 9)
+    assert training.signal(signal.SIGTERM) == 0
+    text = log.read_text()
+    assert "skipped b.mp4: " in text
+    assert "1 videos could not be used: b.mp4" in text
+
+
+# Not finite
+
+
+def test_too_many_updates_that_are_not_finite_stop_the_run_with_a_saved_state(
+    videos, tmp_path, capsys, caplog
+):
+    output = tmp_path / "run"
+    options = {"train_steps": 20, "max_skipped_updates": 3, "kl_weight": 1e38, "log_interval": 50}
+    outcome = run(train.main, train_flags(videos, output, **options), capsys)
+    assert outcome.code == 2
+    assert "stopped after update 4: 4 in a row" in outcome.err[-1]
+    lines = lines_of(output)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for number, line in enumerate(lines, 1):
+        assert line["skipped_updates"] == number
+        assert line["grad_norm"] is None  # JSON has no infinity
+        assert set(line["skipped_videos"]) <= {"a.mp4", "b.mp4", "c.mp4"}
+        assert line["skipped_videos"]
+    assert "update 4 skipped" in caplog.text
+    assert step_of(newest_checkpoint(output / "checkpoints")) == 4
+    options = {"train_steps": 6, "max_skipped_updates": 3}  # with a weight that does no harm
+    outcome = run(train.main, train_flags(videos, output, **options), capsys)
+    assert outcome.code == 0
+    assert [line["skipped_updates"] for line in lines_of(output)[4:]] == [4, 4]
