@@ -14,14 +14,15 @@ demo: .venv/demo.installed  ## train a small TAE on real video and show what it 
 
 # Tiny tensors gain nothing from threads, and lose much where cores are shared.
 test test-slow: export OMP_NUM_THREADS := 1
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test: lint  ## the tests on both frameworks, but for the slow ones
-	MG_BACKEND=mindspore $(BIN)/python -m pytest -q -m "not slow"
-	MG_BACKEND=torch $(BIN)/python -m pytest -q -m "not slow and not once"
+	MG_BACKEND=torch $(PYTEST) -m "not slow"
+	MG_BACKEND=mindspore $(PYTEST) -m "not slow and not once"
 
 test-slow: lint  ## all tests on both frameworks
-	MG_BACKEND=mindspore $(BIN)/python -m pytest -q
-	MG_BACKEND=torch $(BIN)/python -m pytest -q -m "not once"
+	MG_BACKEND=torch $(PYTEST)
+	MG_BACKEND=mindspore $(PYTEST) -m "not once"
 
 lint: .venv/test.installed  ## style and types
 	$(BIN)/ruff check .

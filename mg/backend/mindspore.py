@@ -11,6 +11,7 @@ that MindSpore's graph compiler reads.
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -525,4 +526,7 @@ def read_ckpt(path: str) -> dict[str, np.ndarray]:
 
 
 def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
-    ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], path)
+    try:
+        ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], path)
+    finally:
+        Path(path).with_suffix(".tmp").unlink(missing_ok=True)  # what MindSpore leaves if it fails

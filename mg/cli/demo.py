@@ -40,7 +40,7 @@ def command(args: list[str] | None) -> None:
     flags = ["--config", str(RECIPE), "--output_path", str(run_path), "--csv_path", str(train_csv)]
     if options.train_steps is not None:
         flags += ["--train_steps", str(options.train_steps)]
-    recipe = read_recipe([*flags, "--video_folder", str(videos)])
+    recipe = read_recipe([*flags, "--video_folder", str(videos), "--val_csv_path", str(test_csv)])
 
     def measure(checkpoint: Path, name: str) -> dict:
         return evaluate(

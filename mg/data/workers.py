@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from itertools import count
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -107,12 +108,17 @@ class _Worker:
         self._process = context.Process(
             target=_work, args=(task, first, stride, writer), daemon=True, name=f"videos-{first}"
         )
+        # Ctrl-C is the main process's to handle: a child has the mask that its parent had. The
+        # first child's start also starts this tracker, which would take the mask away.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             self._process.start()
         except BaseException:
             self.connection.close()
             raise
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             writer.close()  # or the pipe would not end with the process
 
     def end(self, patience: float = 0.0) -> int | None:
@@ -132,8 +138,6 @@ def _explanation(exit_code: int | None) -> str:
 
 
 def _work(task: Callable[[int], Any], first: int, stride: int, connection: Connection) -> None:
-    # Ctrl-C is the main process's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     ready: queue.Queue = queue.Queue(_AHEAD)
     sender = threading.Thread(target=_send, args=(ready, connection), daemon=True)
     sender.start()

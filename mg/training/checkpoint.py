@@ -36,17 +36,16 @@ class Checkpoint:
         arrays: by file (without `.safetensors`), then by name.
         state: numbers, lists and texts.
         recipe: the recipe's YAML.
-        config: of the TAE, written into each file of arrays.
     """
 
     arrays: dict[str, Arrays]
     state: dict
     recipe: str
-    config: dict
 
 
-def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Write `folder/step_N`: in a directory beside it, synced to the disk, then renamed.
+def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, config: dict) -> Path:
+    """Write `folder/step_N`: in a directory beside it, synced to the disk, then renamed. `config`, of
+    the TAE, goes into each file of arrays.
 
     Raises:
         OSError: it cannot be written; what was there before is as it was.
@@ -56,7 +55,7 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f".step_{step}-", suffix=".part", dir=folder))
     try:
         for name, arrays in checkpoint.arrays.items():
-            write_weights(temporary / f"{name}.safetensors", arrays, checkpoint.config)
+            write_weights(temporary / f"{name}.safetensors", arrays, config)
         _write_text(temporary / "state.json", json.dumps(checkpoint.state, indent=2) + "\n")
         _write_text(temporary / "recipe.yaml", checkpoint.recipe)
         sums = [f"{sha256(path)}  {path.name}\n" for path in sorted(temporary.iterdir())]
@@ -77,19 +76,14 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint after comparing each of its files with its hash.
+    """Read a checkpoint that `check_checkpoint` found whole.
 
     Raises:
-        ValueError: a file is missing, torn or altered.
-        OSError: a file cannot be read.
+        ValueError, OSError: a file cannot be read.
     """
-    check_checkpoint(path)
-    arrays, config = {}, {}
-    for file in sorted(path.glob("*.safetensors")):
-        arrays[file.stem], metadata = read_safetensors(file)
-        config = json.loads(metadata["tae_config"])
+    arrays = {file.stem: read_safetensors(file)[0] for file in path.glob("*.safetensors")}
     state = json.loads((path / "state.json").read_text())
-    return Checkpoint(arrays, state, (path / "recipe.yaml").read_text(), config)
+    return Checkpoint(arrays, state, (path / "recipe.yaml").read_text())
 
 
 def check_checkpoint(path: Path) -> None:

@@ -128,8 +128,8 @@ class RunDirectory:
         os.fsync(self._metrics.fileno())
         versions = {"python": platform.python_version(), backend.name: backend.version}
         state = {**state, "versions": versions}
-        checkpoint = Checkpoint(arrays, state, self._recipe.to_yaml(), config)
-        path = write_checkpoint(self._checkpoints, step, checkpoint)
+        checkpoint = Checkpoint(arrays, state, self._recipe.to_yaml())
+        path = write_checkpoint(self._checkpoints, step, checkpoint, config)
         logger.info("wrote %s", path)
         best = state["progress"]["best"]
         if best:

@@ -144,3 +144,16 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
+
+
+def blocked_signals(step):
+    return {number.name for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+
+def test_ctrl_c_never_reaches_a_worker_not_even_one_that_starts():
+    workers = Workers(blocked_signals, 3, 0)
+    try:
+        assert all("SIGINT" in next(workers) for _ in range(3))
+    finally:
+        workers.close()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

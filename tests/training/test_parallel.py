@@ -29,6 +29,10 @@ TRAIN = ROOT / "scripts" / "train_tae.py"
 EVALUATE = ROOT / "scripts" / "inference_tae.py"
 
 
+# Seconds that msrun's processes wait for one another: a machine that is shared may be slow.
+PATIENCE = {"MS_RECEIVE_MSG_TIMEOUT": "60", "MS_NODE_TIMEOUT": "60"}
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     """Five videos, so that two processes' shares differ in size."""
@@ -49,7 +53,7 @@ def start_two(script, args, folder: Path) -> subprocess.Popen:
         return subprocess.Popen(
             [*map(str, command), str(script), *map(str, args)],
             cwd=folder,
-            env=process_environment(PATH=path),
+            env=process_environment(PATH=path, **PATIENCE),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -105,47 +109,37 @@ def assert_same_training(first: Path, second: Path, *, step: int) -> None:
 
 RUN = {
     "train_steps": 5,
-    "mixed_strategy": "mixed_video_image",
-    "mixed_image_ratio": 0.4,
     "random_flip": True,
     "ema_decay": 0.9,
     "num_workers": 1,
     "compile": "null",
     "val_steps": 5,
-    "ckpt_save_steps": 3,
+    "ckpt_save_steps": 0,
 }
 
 
 def parallel_flags(videos, output, **changes):
-    return train_flags(videos, output, val_csv_path=videos / "videos.csv", **{**RUN, **changes})
+    validation = {"val_csv_path": videos / "videos.csv"}
+    return train_flags(videos, output, **{**RUN, **validation, **changes})
 
 
-def test_two_processes_of_batch_1_train_validate_and_resume_as_one_of_batch_2(videos, tmp_path):
-    one, two, back = tmp_path / "one", tmp_path / "two", tmp_path / "back"
+def test_two_processes_of_batch_1_train_and_validate_as_one_of_batch_2(videos, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
     run_one(TRAIN, parallel_flags(videos, one, batch_size=2), tmp_path)
     text = run_two(TRAIN, parallel_flags(videos, two), tmp_path)
-    assert text.count("Trained. Checkpoint") >= 1
+    assert "Trained. Checkpoint" in text
     assert_same_training(one, two, step=5)
-    # The first half on two processes, the second on one.
-    run_two(TRAIN, parallel_flags(videos, back, train_steps=3), tmp_path)
-    run_one(TRAIN, parallel_flags(videos, back, batch_size=2), tmp_path)
-    assert lines_of(back)[3]["step"] == 3  # the validation at its first end
-    del_validation(back, step=3)
-    assert_same_training(one, back, step=5)
 
 
-def del_validation(output: Path, step: int) -> None:
-    lines = [x for x in lines_of(output) if x["step"] != step or "val/psnr" not in x]
-    (output / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def test_a_run_on_one_process_goes_on_with_two(videos, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_one(TRAIN, parallel_flags(videos, one, batch_size=2, val_steps=0), tmp_path)
-    run_one(TRAIN, parallel_flags(videos, two, batch_size=2, val_steps=0, train_steps=3), tmp_path)
-    run_two(TRAIN, parallel_flags(videos, two, val_steps=0), tmp_path)
-    del_validation(two, step=3)
-    assert_same_training(one, two, step=5)
+def test_a_run_goes_from_two_processes_to_one_and_back(videos, tmp_path):
+    one, moved = tmp_path / "one", tmp_path / "moved"
+    options = {"val_csv_path": "null", "ema_decay": 0.5}
+    run_one(TRAIN, parallel_flags(videos, one, **options, batch_size=2), tmp_path)
+    run_two(TRAIN, parallel_flags(videos, moved, **options, train_steps=2), tmp_path)
+    run_one(TRAIN, parallel_flags(videos, moved, **options, train_steps=3, batch_size=2), tmp_path)
+    run_two(TRAIN, parallel_flags(videos, moved, **options), tmp_path)
+    assert [line["step"] for line in lines_of(moved)] == [1, 2, 3, 4, 5]
+    assert_same_training(one, moved, step=5)
 
 
 def test_two_processes_evaluate_as_one(videos, tmp_path):

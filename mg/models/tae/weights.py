@@ -102,6 +102,8 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
                 backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+            except OSError as error:
+                raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def _save_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
