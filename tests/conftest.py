@@ -2,6 +2,9 @@
 
 import csv
 import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +33,29 @@ def manifest(test_data):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def on_both_frameworks(tmp_path, request):
+    """Runs a program in a process of each framework; it gets the folder of tests and the file to
+    which it saves arrays. Gives (PyTorch's arrays, MindSpore's) by name."""
+    # Not imported: MindSpore cannot be once this process has protobuf.
+    if not (find_spec("torch") and find_spec("mindspore")):
+        pytest.skip("needs both frameworks")
+
+    def run(program):
+        results = []
+        for name in ("torch", "mindspore"):
+            file = tmp_path / f"{name}.npz"
+            subprocess.run(
+                [sys.executable, "-c", program, str(request.config.rootpath / "tests"), str(file)],
+                env={**os.environ, "MG_BACKEND": name},
+                check=True,
+                timeout=300,
+            )
+            with np.load(file) as arrays:
+                results.append(dict(arrays))
+        assert list(results[0]) == list(results[1])
+        return results
+
+    return run

@@ -44,8 +44,8 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, config: dict) -> Path:
-    """Write `folder/step_N`: in a directory beside it, synced to the disk, then renamed. `config`, of
-    the TAE, goes into each file of arrays.
+    """Write `folder/step_N`: in a directory beside it, synced to the disk, then renamed. The TAE's
+    `config` goes into each file of arrays.
 
     Raises:
         OSError: it cannot be written; what was there before is as it was.

@@ -1,9 +1,6 @@
 """The discriminator, its losses and the adaptive weight."""
 
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -115,22 +112,9 @@ np.savez(sys.argv[2], **results)
 
 
 @pytest.mark.once
-def test_a_seed_gives_the_same_logits_and_gradients_on_both_frameworks(tmp_path, request):
-    pytest.importorskip("torch")
-    pytest.importorskip("mindspore")
-    results = {}
-    for name in ("torch", "mindspore"):
-        file = tmp_path / f"{name}.npz"
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(request.config.rootpath / "tests"), str(file)],
-            env={**os.environ, "MG_BACKEND": name},
-            check=True,
-            timeout=300,
-        )
-        results[name] = np.load(file)
-    on_torch, on_mindspore = results["torch"], results["mindspore"]
-    assert on_torch.files == on_mindspore.files
-    for name in on_torch.files:
+def test_a_seed_gives_the_same_logits_and_gradients_on_both_frameworks(on_both_frameworks):
+    on_torch, on_mindspore = on_both_frameworks(PROGRAM)
+    for name in on_torch:
         one, other = on_torch[name], on_mindspore[name]
         tolerance = 0 if name.startswith("initial ") else 1e-4 * abs(one).max()
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance, err_msg=name)

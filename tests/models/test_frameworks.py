@@ -1,9 +1,5 @@
 """The same seeds give the same network, latents and video on both frameworks."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -27,22 +23,9 @@ np.savez(sys.argv[2], **results)
 """
 
 
-def test_both_frameworks_compute_the_same(tmp_path, request):
-    pytest.importorskip("torch")
-    pytest.importorskip("mindspore")
-    results = {}
-    for name in ("torch", "mindspore"):
-        file = tmp_path / f"{name}.npz"
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(request.config.rootpath / "tests"), str(file)],
-            env={**os.environ, "MG_BACKEND": name},
-            check=True,
-            timeout=300,
-        )
-        results[name] = np.load(file)
-    on_torch, on_mindspore = results["torch"], results["mindspore"]
-    assert on_torch.files == on_mindspore.files
-    for name in on_torch.files:
+def test_both_frameworks_compute_the_same(on_both_frameworks):
+    on_torch, on_mindspore = on_both_frameworks(PROGRAM)
+    for name in on_torch:
         if name.startswith("initial "):
             np.testing.assert_array_equal(on_torch[name], on_mindspore[name], err_msg=name)
         else:

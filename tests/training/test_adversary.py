@@ -1,9 +1,5 @@
 """The two passes of gradients with a discriminator, against the whole expressions."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from cli.support import TINY
@@ -328,22 +324,11 @@ np.savez(sys.argv[2], **results)
 
 
 @pytest.mark.once
-def test_both_frameworks_give_the_same_losses_and_gradients(tmp_path, request):
-    pytest.importorskip("torch")
-    pytest.importorskip("mindspore")
-    results = {}
-    for name in ("torch", "mindspore"):
-        file = tmp_path / f"{name}.npz"
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(request.config.rootpath / "tests"), str(file)],
-            env={**os.environ, "MG_BACKEND": name},
-            check=True,
-            timeout=300,
-        )
-        results[name] = np.load(file)
-    assert len(results["torch"].files) == 8
-    for name in results["torch"].files:
-        one, other = results["torch"][name], results["mindspore"][name]
+def test_both_frameworks_give_the_same_losses_and_gradients(on_both_frameworks):
+    on_torch, on_mindspore = on_both_frameworks(PROGRAM)
+    assert len(on_torch) == 8
+    for name, one in on_torch.items():
+        other = on_mindspore[name]
         tolerance = 1e-3 if "losses" in name else 0
         np.testing.assert_allclose(
             one, other, rtol=tolerance, atol=1e-4 * abs(one).max(), err_msg=name
