@@ -53,3 +53,21 @@ def test_five_steps_with_lpips_give_the_same_losses_on_both_frameworks(test_data
     assert_same_training(
         tmp_path, num_frames=2, image_size=32, perceptual_weight=1, lpips_weights=weights
     )
+
+
+def test_a_run_begun_on_one_framework_goes_on_with_the_other(tmp_path):
+    write_dataset(tmp_path, num_frames=10)
+    args = {"compile": "null", "ema_decay": 0.5, "seed": 1}
+    script = ROOT / "scripts" / "train_tae.py"
+    lines = {}
+    for output, frameworks in (("torch", ["torch"]), ("moved", ["torch", "mindspore", "torch"])):
+        for steps, framework in zip((2, 4, 6)[-len(frameworks) :], frameworks, strict=True):
+            command = train_flags(tmp_path, tmp_path / output, train_steps=steps, **args)
+            outcome = run_process(script, *command, cwd=tmp_path, backend=framework)
+            assert outcome.code == 0, outcome.err
+        text = (tmp_path / output / "metrics.jsonl").read_text()
+        lines[output] = [json.loads(line) for line in text.splitlines()]
+    assert [line["step"] for line in lines["moved"]] == [1, 2, 3, 4, 5, 6]
+    for one, other in zip(lines["torch"], lines["moved"], strict=True):
+        for name in ("loss", "kl", "psnr", "grad_norm"):
+            assert other[name] == pytest.approx(one[name], rel=1e-4), (name, one["step"])
