@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from datetime import date
 from pathlib import Path
 
 import av
+from machine import machine
 
 from mg.data import TrainingBatches, count_frames, video_file
 from mg.data.index import Entry
@@ -48,7 +48,7 @@ def main() -> None:
         return
     rows = measure(options)
     print(
-        f"{_machine()}, {date.today()}: clips of {options.num_frames} frames, median of "
+        f"{machine()}, {date.today()}: clips of {options.num_frames} frames, median of "
         f"{options.rounds} rounds of {options.items} clips an epoch"
     )
     print(
@@ -175,15 +175,6 @@ def _kind(path: Path) -> str | None:
             return f"{context.codec.canonical_name} {context.width}x{context.height}"
     except (av.FFmpegError, IndexError, OSError):
         return None
-
-
-def _machine() -> str:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _options() -> argparse.Namespace:

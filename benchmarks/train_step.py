@@ -11,7 +11,6 @@ and random weights, which take the same time.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,8 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+
+from machine import machine
 
 FRAMEWORKS = ("mindspore", "torch")
 
@@ -33,7 +34,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for framework in options.frameworks:
             results[framework].append(_measure_apart(framework))
-    print(f"{_machine()}, {date.today()}: {' '.join(sys.argv[1:]) or 'defaults'}")
+    print(f"{machine()}, {date.today()}: {' '.join(sys.argv[1:]) or 'defaults'}")
     print("| framework | s/step | slowest | first step (compiles) | peak memory |")
     print("|---|---|---|---|---|")
     for runs in results.values():
@@ -113,15 +114,6 @@ def _measure_apart(framework: str) -> dict:
     environment = {**os.environ, "MG_BACKEND": framework}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _machine() -> str:
-    names = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _options() -> argparse.Namespace:

@@ -5,6 +5,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from pathlib import Path
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -220,7 +221,7 @@ def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
     return batches
 
 
-def _network(recipe: Recipe, start: str | None) -> TemporalAutoencoder:
+def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
     tae = TemporalAutoencoder(
         start or recipe.pretrained,
         recipe.tae_config or None,
