@@ -12,11 +12,23 @@ pytestmark = pytest.mark.once
 ROOT = Path(mg.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 MAY_ENTER = {
-    "cli": {"training", "evaluation", "losses", "data", "models", "backend", "ranks"},
+    "cli": {
+        "training",
+        "inference",
+        "evaluation",
+        "losses",
+        "latents",
+        "data",
+        "models",
+        "backend",
+        "ranks",
+    },
     "training": {"evaluation", "losses", "data", "models", "backend", "ranks"},
+    "inference": {"evaluation", "latents", "data", "models", "backend", "ranks"},
     "evaluation": {"losses", "data", "models", "backend", "ranks"},
     "losses": {"backend"},
     "data": set(),
+    "latents": set(),
     "models": {"backend"},
     "ranks": {"backend"},
     "backend": set(),
@@ -26,6 +38,7 @@ MAY_ENTER = {
 FRAMEWORKS = {"torch", "mindspore"}
 WITHOUT_BACKEND = [
     "data",
+    "latents",
     "evaluation/metrics.py",
     "evaluation/settings.py",
     "training/recipe.py",
