@@ -1,11 +1,16 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Files that are either whole or absent, their hashes, and locks of folders."""
 
+import fcntl
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -46,3 +51,26 @@ def sha256(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def lock_folder(folder: str | os.PathLike, *, shared: bool, busy: str) -> TextIO:
+    """Lock a folder for as long as this process lives or the file that is given stays open.
+
+    Args:
+        folder: an existing one; an empty file `.lock` is left in it.
+        shared: let others in that share it too; otherwise nobody.
+        busy: what to say when others have locked it.
+
+    Raises:
+        ValueError: others have locked it.
+        OSError: the folder cannot be written.
+    """
+    file = (Path(folder) / ".lock").open("a")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"{folder}: {busy}") from None
+    except OSError:  # a file system without locks
+        logger.debug("%s: its file system has no locks", folder)
+    return file

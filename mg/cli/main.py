@@ -10,6 +10,8 @@ COMMANDS = {
     "inflate": "make a TAE's first checkpoint from an image autoencoder's",
     "train": "train a TAE on videos",
     "evaluate": "reconstruct videos by a TAE and measure PSNR and SSIM",
+    "encode-dataset": "encode a data set to shards of latents, for training on them",
+    "stats": "print mean and standard deviation of such latents",
     "convert-checkpoint": "rewrite a checkpoint as .safetensors or .ckpt",
     "convert-lpips": "make the LPIPS weights' file from torchvision's and the lpips package's",
 }

@@ -1,0 +1,37 @@
+"""Encode the videos of a data set to latents, once each, for training on them."""
+
+import sys
+
+from mg.cli.command import SOME_FAILED, parse, run, settings_parser
+from mg.inference.dataset_settings import DatasetEncoding
+
+
+def command(args: list[str] | None) -> int:
+    parser = settings_parser(
+        DatasetEncoding,
+        "Encode the videos of a data set to shards of latents and a manifest.parquet, which "
+        "mg.latents.LatentDataset reads. Run it again, and it goes on where it was stopped.",
+    )
+    settings = parse(parser, DatasetEncoding, args)
+    from mg import ranks
+    from mg.inference.encode_dataset import encode_dataset
+
+    summary = encode_dataset(settings)
+    if not ranks.is_first():
+        return 0
+    print(
+        f"Encoded {summary.encoded} videos, {summary.done} were done before, "
+        f"{summary.failed} failed. {summary.rows} clips: {settings.output_path}/manifest.parquet"
+    )
+    if summary.failed:
+        print(f"{settings.output_path}/bad.csv says why")
+    return SOME_FAILED if summary.failed else 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `mg encode-dataset`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Encode videos one after another: decode, compute, and hand over to shards."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from mg import backend, ranks
+from mg.data import VideoError, read_fps, to_float
+from mg.data.consecutive import read_consecutive
+from mg.files import sha256
+from mg.inference.dataset_settings import DatasetEncoding
+from mg.inference.sources import Failure, Source
+from mg.latents.encoding import Encoding, draw
+from mg.latents.inventory import Inventory
+from mg.latents.shard_writer import ShardWriter
+from mg.latents.shards import Clip, EncodedFile, checksum, clip_key
+from mg.models.tae.tae import TemporalAutoencoder
+
+logger = logging.getLogger(__name__)
+
+_PIECE = 32  # frames of a whole video that are read at a time
+
+
+class Posterior(NamedTuple):
+    """Of one clip: its frames, height and width; mean and log variance `(z t h w)`."""
+
+    size: tuple[int, int, int]
+    mean: np.ndarray
+    logvar: np.ndarray
+
+
+class DatasetEncoder:
+    """Encodes videos one after another into shards: one process's work.
+
+    Args:
+        inventory: what is there already and need not be encoded.
+    """
+
+    def __init__(
+        self,
+        settings: DatasetEncoding,
+        tae: TemporalAutoencoder,
+        encoding: Encoding,
+        inventory: Inventory,
+    ):
+        self._settings = settings
+        self._tae = tae
+        self._encoding = encoding
+        self._inventory = inventory
+        self._writer = ShardWriter(
+            Path(settings.output_path),
+            encoding,
+            max_bytes=settings.shard_size << 20,
+            max_seconds=60 * settings.shard_minutes,
+        )
+        self._num_frames = 0  # encoded so far, for the progress bar
+
+    def encode_all(self, sources: list[Source]) -> list[Failure]:
+        """Encode videos and write their shards; gives those that cannot be encoded."""
+        failed = []
+        total = sum(len(source.files) for source in sources)
+        with (
+            tqdm(total=total, unit="video", disable=not ranks.is_first()) as progress,
+            logging_redirect_tqdm(),
+        ):
+            try:
+                for source in sources:
+                    failed += self._encode(source, progress)
+                    progress.update(len(source.files))
+            finally:
+                # Interrupted or not, what is encoded is kept.
+                self._writer.flush()
+        return failed
+
+    def _encode(self, source: Source, progress: tqdm) -> list[Failure]:
+        """Encode the clips of a video that are not there yet; gives what is wrong with it."""
+        path = Path(self._settings.video_folder) / source.files[0].name
+        content = source.video_sha256 or ""
+        try:
+            content = content or _sha256(path)
+            if self._inventory.is_complete(content):
+                count = self._inventory.count(content)
+            else:
+                count = self._encode_clips(path, content, progress)
+        except (VideoError, FileNotFoundError) as error:
+            self._writer.drop(content)
+            logger.warning("%s", error)
+            reason = " ".join(str(error).removeprefix(f"{path}: ").split())
+            return [Failure(file.name, reason) for file in source.files]
+        for name, size, modified in source.files:
+            self._writer.add_file(EncodedFile(name, content, count, size, modified))
+        return []
+
+    def _encode_clips(self, path: Path, content: str, progress: tqdm) -> int:
+        """Encode and keep; gives the number of clips."""
+        fps = float(read_fps(path) / self._settings.sample_stride)
+        length = (self._settings.num_frames or 0) * self._settings.sample_stride
+        there, count = self._inventory.clips_of(content), 0
+        for number, posterior in enumerate(self._posteriors(path, there)):
+            count += 1
+            if number in there or posterior is None:
+                continue
+            rng = np.random.default_rng((self._settings.seed, int(content, 16), number))
+            array = self._stored(path, posterior, rng)
+            where = (clip_key(content, number), content, number, number * length)
+            clip = Clip(*where, *posterior.size, fps, checksum(array))
+            self._writer.add_clip(clip, array)
+            self._num_frames += clip.frames
+            seconds = progress.format_dict["elapsed"]
+            rate = f"{self._num_frames / max(seconds, 1e-9):.1f} frames/s"
+            progress.set_postfix_str(rate, refresh=False)
+        if count == 0:
+            raise VideoError(
+                f"{path}: shorter than a clip of {self._settings.num_frames} frames, which is "
+                "encoded with keep_remainder only"
+            )
+        return count
+
+    def _posteriors(self, path: Path, there: set[int]) -> Iterator[Posterior | None]:
+        """That of each clip of a video; None where it need not be computed."""
+        if self._settings.num_frames is None:
+            yield None if 0 in there else self._whole(path)
+            return
+        number = 0
+        for videos in self._batches(path):
+            numbers = set(range(number, number + len(videos)))
+            number += len(videos)
+            # Whole batches, so that no number depends on where a run before was killed.
+            if numbers <= there:
+                yield from [None] * len(videos)
+                continue
+            with backend.no_grad():
+                x = backend.from_numpy(to_float(videos))
+                _, *moments = self._tae.encode(x, sample=False)
+            frames, height, width = videos.shape[1:4]
+            for mean, logvar in zip(*map(backend.to_numpy, moments), strict=True):
+                yield Posterior((frames, height, width), mean, logvar)
+
+    def _batches(self, path: Path) -> Iterator[np.ndarray]:
+        """Consecutive clips of a video, uint8 (b t h w 3)."""
+        length, left = self._settings.num_frames or 1, self._settings.clips_per_video
+        for piece in self._read(path, length * self._settings.batch_size):
+            whole = len(piece) // length
+            clips = piece[: whole * length].reshape(whole, length, *piece.shape[1:])
+            rest = piece[None, whole * length :]
+            for batch in (clips, rest if self._settings.keep_remainder else rest[:0]):
+                batch = batch[:left]
+                if batch.size:
+                    yield batch
+                left = None if left is None else left - len(batch)
+                if left == 0:
+                    return
+
+    def _whole(self, path: Path) -> Posterior:
+        size = [0, 0, 0]
+
+        def pieces():
+            for piece in self._read(path, _PIECE):
+                size[:] = size[0] + len(piece), *piece.shape[1:3]
+                yield backend.from_numpy(to_float(piece)[None])
+
+        with backend.no_grad():
+            latents = self._tae.encode_stream(pieces(), sample=False)
+            parts = [[backend.to_numpy(x)[0] for x in moments] for _, *moments in latents]
+        mean, logvar = (np.concatenate(part, 1) for part in zip(*parts, strict=True))
+        return Posterior((size[0], size[1], size[2]), mean, logvar)
+
+    def _read(self, path: Path, num_frames: int) -> Iterator[np.ndarray]:
+        settings = self._settings
+        options = {"image_size": settings.image_size, "sample_stride": settings.sample_stride}
+        for piece in read_consecutive(path, num_frames, **options):
+            height, width = piece.shape[1:3]
+            if min(height, width) < self._tae.compression:
+                least = self._tae.compression
+                raise VideoError(
+                    f"{path}: frames of {width}x{height} pixels, expected at least {least}x{least}"
+                )
+            yield piece
+
+    def _stored(self, path: Path, posterior: Posterior, rng: np.random.Generator) -> np.ndarray:
+        """What is kept of a posterior, in the encoding's terms."""
+        mean, logvar = posterior.mean, posterior.logvar
+        if self._encoding.stored == "moments":
+            values = np.concatenate([mean, logvar])
+        else:
+            values = mean if self._encoding.stored == "mean" else draw(mean, logvar, rng)
+            values = self._encoding.scale(values) if self._encoding.scaled else values
+        with np.errstate(over="ignore"):
+            array = values.astype(self._encoding.dtype)
+        if not np.isfinite(array).all():
+            raise VideoError(f"{path}: its latents are not finite numbers in {array.dtype}")
+        return array
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,119 @@
+"""Encode the videos of a data set, once each, however often and wherever it is interrupted."""
+
+import csv
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mg import backend, ranks
+from mg.data import read_index
+from mg.files import atomic_path, lock_folder, sha256
+from mg.inference.dataset_encoder import DatasetEncoder
+from mg.inference.dataset_settings import DatasetEncoding
+from mg.inference.exchange import FOLDERS, Exchange
+from mg.inference.sources import Failure, Sources, find_sources
+from mg.latents.encoding import Encoding
+from mg.latents.inventory import read_inventory
+from mg.latents.manifest import write_manifest
+from mg.models.tae.tae import TemporalAutoencoder
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found: numbers of videos of its CSV that it `encoded`, that were `done` before
+    (or hold what another does), that `failed`; rows of the whole manifest."""
+
+    encoded: int
+    done: int
+    failed: int
+    rows: int
+
+
+def encode_dataset(settings: DatasetEncoding) -> Summary:
+    """Encode the videos of a CSV that are not in `output_path` yet, and write there shards of
+    latents, `manifest.parquet` (see `mg.latents.inventory.Row`) and `bad.csv`.
+
+    Each process takes its share of what is left to do and writes shards of its own. Shards are
+    whole or absent and say what they hold (see `mg.latents.shards`), so a kill loses nothing but
+    the latents that waited for their shard.
+
+    A video that cannot be encoded is listed in `bad.csv`, and the rest goes on.
+
+    Raises:
+        ValueError, OSError: something is wrong with settings, data set, checkpoint or directory;
+            the directory's latents were encoded in another way; another run is at work in it; or no
+            video could be encoded.
+    """
+    backend.set_device(settings.device_target)
+    ranks.join()
+    names = read_index(settings.csv_path, settings.video_folder, settings.video_column)
+    names = [*dict.fromkeys(names)]
+    tae = TemporalAutoencoder(
+        settings.ckpt_path,
+        use_tile=settings.use_tile,
+        dtype=settings.dtype,
+        compile=settings.compile,
+    )
+    encoding = Encoding(sha256(settings.ckpt_path), tae.config, settings.deciding())
+    output = Path(settings.output_path)
+    with _in_directory(output):
+        exchange = Exchange(output)
+        inventory = read_inventory(output, encoding)
+        # All processes wait for one another in here, and have read the shards before one writes.
+        sources = find_sources(names, Path(settings.video_folder), inventory, exchange)
+        encoder = DatasetEncoder(settings, tae, encoding, inventory)
+        share = sources.pending[backend.rank() :: backend.world_size()]
+        failed = exchange.gather("failed", encoder.encode_all(share))
+        failed = [Failure(*failure) for part in failed for failure in part]
+        summary = _finish(settings, encoding, sources, failed)
+        exchange.close()
+    return summary
+
+
+def _finish(
+    settings: DatasetEncoding, encoding: Encoding, sources: Sources, failed: list[Failure]
+) -> Summary:
+    """Write what is over all processes' shards; the first process does."""
+    output, failed = Path(settings.output_path), sorted([*sources.failed, *failed])
+    rows = []
+    if ranks.is_first():
+        rows = read_inventory(output, encoding).rows()
+        with atomic_path(output / "bad.csv") as temporary:
+            _write_failures(temporary, failed)
+        if rows:
+            write_manifest(output, rows, encoding)
+    total = sum(len(source.files) for source in sources.pending) + len(sources.failed)
+    if sources.done + total == len(failed):
+        reason = f"{failed[0].video}: {failed[0].reason}"
+        raise ValueError(
+            f"{settings.csv_path}: none of its {total} videos can be encoded; the first: {reason}"
+        )
+    return Summary(total - len(failed), sources.done, len(failed), len(rows))
+
+
+def _write_failures(path: Path, failed: list[Failure]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Failure._fields)
+        writer.writerows(failed)
+
+
+@contextmanager
+def _in_directory(output: Path) -> Iterator[None]:
+    """Make the directory, keep other runs out, and clear what a killed one left half written."""
+    busy = "another process writes latents into this directory"
+    with ExitStack() as stack:
+        if ranks.is_first():
+            output.mkdir(parents=True, exist_ok=True)
+            with lock_folder(output, shared=False, busy=busy):
+                for remains in output.glob(FOLDERS):
+                    shutil.rmtree(remains)
+                for remains in output.glob(".*.part.*"):
+                    remains.unlink()
+            stack.enter_context(lock_folder(output, shared=True, busy=busy))
+        ranks.gather(None)
+        if not ranks.is_first():
+            stack.enter_context(lock_folder(output, shared=True, busy=busy))
+        yield

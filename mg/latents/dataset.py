@@ -1,0 +1,141 @@
+"""Read a directory of latents in any order, from Python, without a framework."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mg.latents.encoding import draw
+from mg.latents.inventory import Row
+from mg.latents.manifest import MANIFEST, read_manifest
+from mg.latents.shards import Clip, Place, Shard, checksum, read_array, read_shard
+
+
+class LatentDataset:
+    """The latents that `mg encode-dataset` wrote: an item for each clip of each file.
+
+    A sequence, so PyTorch's DataLoader and MindSpore's GeneratorDataset take it as it is. It holds
+    no open file and can be pickled; an item is read by one read from one shard.
+
+    Args:
+        directory: that of the manifest and its shards.
+        scaled: give scaled latents, as diffusion models are trained on, instead of raw ones;
+            however they are stored.
+        sample: where moments are stored, draw from the posterior; otherwise give its mean.
+        seed: of that draw, which is then a function of seed, `epoch` and index; by default each
+            access draws anew.
+
+    Attributes:
+        epoch: see `seed`; set it before each epoch.
+        encoding: checkpoint, config and settings of the latents.
+
+    Raises:
+        FileNotFoundError: no manifest, or a shard of it is missing.
+        ValueError: the manifest or a shard is damaged, or they do not match.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        scaled: bool = False,
+        sample: bool = True,
+        seed: int | None = None,
+    ):
+        self.directory = Path(directory)
+        self.epoch = 0
+        self._table, self.encoding = read_manifest(directory)
+        if len(self) == 0:
+            raise ValueError(f"{self.directory / MANIFEST}: names no latents")
+        self._offsets = np.zeros(len(self), np.int64)
+        self._check()
+        self._scaled, self._sample, self._seed = scaled, sample, seed
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Item `index`, in the order of the manifest, which is by file and clip.
+
+        Returns:
+            "latents", float32 `(z t h w)`; and of its clip, as they were encoded, "frames",
+            "height", "width", "fps"; "file", its name in the CSV; "clip", its number in the file;
+            "start", the file's frame that it begins with.
+
+        Raises:
+            IndexError: no such item.
+            ValueError, OSError: its latents were damaged or lost since the directory was opened.
+        """
+        index = range(len(self))[index]
+        if self._seed is None:
+            return self._item(index, np.random.default_rng())
+        return self._item(index, np.random.default_rng((self._seed, self.epoch, index)))
+
+    def shuffled(self, seed: int = 0, epoch: int = 0) -> Iterator[dict[str, Any]]:
+        """All items, each once, in random order: a function of seed and epoch, as are draws."""
+        for index in np.random.default_rng((seed, epoch)).permutation(len(self)):
+            yield self._item(int(index), np.random.default_rng((seed, epoch, int(index))))
+
+    def row(self, index: int) -> Row:
+        """A row of the manifest."""
+        return Row(*(self._table[name][index].as_py() for name in Row._fields))
+
+    def stored(self, index: int) -> np.ndarray:
+        """The array of an item as it is in its shard: see `encoding` for what it means.
+
+        Raises:
+            ValueError, OSError: as in `[index]`.
+        """
+        row, path = self.row(index), self.directory / self._table["shard"][index].as_py()
+        shape = self.encoding.shape(row.frames, row.height, row.width)
+        array = read_array(path, Place(int(self._offsets[index]), shape, self.encoding.dtype))
+        if checksum(array) != row.crc32:
+            raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged")
+        return array
+
+    def distinct(self) -> list[int]:
+        """The first item of each stored array: files with the same content share theirs."""
+        keys = self._table["key"].to_pylist()
+        return sorted({key: index for index, key in reversed([*enumerate(keys)])}.values())
+
+    def _item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        row, latents = self.row(index), self.stored(index).astype(np.float32)
+        if self.encoding.stored == "moments":
+            mean, logvar = np.split(latents, 2)
+            latents = draw(mean, logvar, rng) if self._sample else mean
+        if self._scaled and not self.encoding.scaled:
+            latents = self.encoding.scale(latents)
+        if self.encoding.scaled and not self._scaled:
+            latents = self.encoding.unscale(latents)
+        keys = ("file", "clip", "start", "frames", "height", "width", "fps")
+        return {"latents": latents, **{key: getattr(row, key) for key in keys}}
+
+    def _check(self) -> None:
+        """Compare every row with the shard that it names, and remember where its array is."""
+        by_shard: dict[str, list[int]] = {}
+        for index, name in enumerate(self._table["shard"].to_pylist()):
+            by_shard.setdefault(name, []).append(index)
+        for name, indices in by_shard.items():
+            if Path(name).name != name:
+                raise ValueError(f"{self.directory / MANIFEST}: {name!r} is no name of a shard")
+            shard = read_shard(self.directory / name)
+            difference = shard.encoding.difference(self.encoding)
+            if difference is not None:
+                raise ValueError(f"{shard.path}: does not match the manifest: {difference}")
+            clips = {clip.key: clip for clip in shard.clips}
+            rows = self._table.take(indices).to_pylist()
+            for index, row in zip(indices, rows, strict=True):
+                _check_row(shard, clips.get(row["key"]), Row(**row))
+                self._offsets[index] = shard.places[row["key"]].offset
+
+
+def _check_row(shard: Shard, clip: Clip | None, row: Row) -> None:
+    where = f"{shard.path}: does not match the manifest: {row.file}, clip {row.clip}"
+    if clip is None:
+        raise ValueError(f"{where} should be in it as {row.key}")
+    for field, value in clip._asdict().items():
+        wanted = row.clip if field == "number" else getattr(row, field)
+        if value != wanted:
+            raise ValueError(f"{where}: its {field} is {value!r}, in the manifest {wanted!r}")

@@ -1,0 +1,111 @@
+"""What all latents of a directory have in common: the network, and how it was used."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+STORED = ("mean", "sample", "moments")
+PRECISIONS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How latents came about. Latents of one directory agree in all of it.
+
+    Attributes:
+        checkpoint_sha256: of the TAE's checkpoint.
+        tae_config: of the TAE.
+        settings: what decides the latents besides: "stored", one of `STORED`; "scaled", whether
+            they are scaled latents; "precision", one of `PRECISIONS`; and how videos were read
+            and encoded.
+    """
+
+    checkpoint_sha256: str
+    tae_config: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def stored(self) -> str:
+        """ "mean" or "sample" of the posterior, or its "moments": mean, then log variance."""
+        return self.settings["stored"]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the stored latents are scaled."""
+        return self.settings["scaled"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored arrays."""
+        return PRECISIONS[self.settings["precision"]]
+
+    def shape(self, frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The stored array's shape `(c t h w)` for a video of that size; c is z_channels, or twice
+        that for moments."""
+        channels = self.tae_config["z_channels"] * (2 if self.stored == "moments" else 1)
+        compression = 2 ** (len(self.tae_config["ch_mult"]) - 1)
+        return (channels, *(-(-size // compression) for size in (frames, height, width)))
+
+    def scale(self, z: np.ndarray) -> np.ndarray:
+        """Raw latents to scaled latents."""
+        return self.tae_config["scaling_factor"] * (z - self.tae_config["shift_factor"])
+
+    def unscale(self, z: np.ndarray) -> np.ndarray:
+        """Scaled latents to raw latents."""
+        return z / self.tae_config["scaling_factor"] + self.tae_config["shift_factor"]
+
+    def difference(self, other: "Encoding") -> str | None:
+        """The first thing in which another encoding differs, "KEY is THIS, not OTHER"."""
+        flat, others = ({**e.settings, **e.tae_config} for e in (self, other))
+        for key in sorted(flat.keys() | others.keys()):
+            if flat.get(key) != others.get(key):
+                return f"{key} is {flat.get(key)!r}, not {others.get(key)!r}"
+        if self.checkpoint_sha256 != other.checkpoint_sha256:
+            shas = (self.checkpoint_sha256[:12], other.checkpoint_sha256[:12])
+            return f"the checkpoint's SHA-256 is {shas[0]}..., not {shas[1]}..."
+        return None
+
+    def to_json(self) -> str:
+        """The same text for equal encodings."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def draw(mean: np.ndarray, logvar: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Raw latents drawn from a posterior, float32, as the TAE draws them."""
+    noise = rng.standard_normal(mean.shape, dtype=np.float32)
+    return (mean + np.exp(0.5 * logvar) * noise).astype(np.float32)
+
+
+def encoding_from_json(text: str) -> Encoding:
+    """What `Encoding.to_json` gave.
+
+    Raises:
+        ValueError: it lacks something, or holds what no encoding does.
+    """
+    try:
+        encoding = Encoding(**json.loads(text))
+        if _is_right(encoding):
+            return encoding
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise ValueError("it does not say how its latents were encoded")
+
+
+def _is_right(encoding: Encoding) -> bool:
+    settings, config = encoding.settings, encoding.tae_config
+    return (
+        isinstance(encoding.checkpoint_sha256, str)
+        and settings["stored"] in STORED
+        and type(settings["scaled"]) is bool
+        and not (settings["scaled"] and settings["stored"] == "moments")
+        and settings["precision"] in PRECISIONS
+        and type(config["z_channels"]) is int
+        and config["z_channels"] > 0
+        and isinstance(config["ch_mult"], list)
+        and 1 <= len(config["ch_mult"]) <= 16
+        and 0 < config["scaling_factor"] < math.inf
+        and math.isfinite(config["shift_factor"])
+    )

@@ -1,0 +1,74 @@
+"""`manifest.parquet`: a row for each clip of each file of a directory of latents."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from mg.files import atomic_path
+from mg.latents.encoding import Encoding, encoding_from_json
+from mg.latents.inventory import Row
+
+MANIFEST = "manifest.parquet"
+_ENCODING = b"mg latents manifest 1"  # the key of the encoding in the table's metadata
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+_FIELDS = [pa.field(name, _TYPES[kind]) for name, kind in Row.__annotations__.items()]
+# Of the encoding, the same in every row: for those who read the table without this package.
+_SHARED = [
+    pa.field("stored", pa.string()),
+    pa.field("scaled", pa.bool_()),
+    pa.field("checkpoint_sha256", pa.string()),
+]
+
+
+def write_manifest(directory: str | os.PathLike, rows: Sequence[Row], encoding: Encoding) -> None:
+    """Write the manifest, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    columns = [pa.array([row[i] for row in rows], f.type) for i, f in enumerate(_FIELDS)]
+    shared = (encoding.stored, encoding.scaled, encoding.checkpoint_sha256)
+    columns += [pa.array([value] * len(rows)) for value in shared]
+    metadata = {_ENCODING: encoding.to_json().encode()}
+    table = pa.table(columns, schema=pa.schema([*_FIELDS, *_SHARED], metadata=metadata))
+    with atomic_path(Path(directory) / MANIFEST) as temporary:
+        parquet.write_table(table, temporary, compression="zstd")
+
+
+def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
+    """Read the manifest: a table whose columns are the fields of `Row`, and the encoding.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or no manifest of latents.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such manifest, expected a directory that `mg encode-dataset` finished"
+        )
+    try:
+        # A file opened by Python: its name stays a name, and no thread is left that a fork loses.
+        with path.open("rb") as file:
+            table = parquet.read_table(file, use_threads=False)
+        encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a manifest of latents: {error}") from None
+    if not table.schema.equals(pa.schema([*_FIELDS, *_SHARED])):
+        raise ValueError(f"{path}: not a manifest of latents: its columns are {table.schema.names}")
+    _check(path, table, encoding)
+    return table.select([field.name for field in _FIELDS]), encoding
+
+
+def _check(path: Path, table: pa.Table, encoding: Encoding) -> None:
+    for name in table.schema.names:
+        if table[name].null_count:
+            raise ValueError(f"{path}: column '{name}' has empty places")
+    shared = (encoding.stored, encoding.scaled, encoding.checkpoint_sha256)
+    for field, value in zip(_SHARED, shared, strict=True):
+        for found in table[field.name].unique().to_pylist():
+            if found != value:
+                raise ValueError(f"{path}: a row's {field.name} is {found!r}, expected {value!r}")
