@@ -4,19 +4,29 @@ from mg.data.clip import load_clip
 from mg.data.index import Entry, read_entries, read_index
 from mg.data.loader import STRATEGIES, Batch, TrainingBatches, training_batches
 from mg.data.opening import VideoError
+from mg.data.output import check_output
 from mg.data.transforms import to_float, to_uint8
-from mg.data.video_file import count_frames, read_fps, read_frames, write_video
+from mg.data.video_file import count_frames, read_fps, read_frames
+from mg.data.video_stream import Chunk, promised_frames, read_chunks
+from mg.data.video_writer import ImageWriter, VideoWriter, open_writer, write_video
 from mg.data.workers import WorkerError
 
 __all__ = [
     "STRATEGIES",
     "Batch",
+    "Chunk",
     "Entry",
+    "ImageWriter",
     "TrainingBatches",
     "VideoError",
+    "VideoWriter",
     "WorkerError",
+    "check_output",
     "count_frames",
     "load_clip",
+    "open_writer",
+    "promised_frames",
+    "read_chunks",
     "read_entries",
     "read_fps",
     "read_frames",

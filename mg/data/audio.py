@@ -1,0 +1,112 @@
+"""Copying a file's sound into another file, packet by packet, without decoding it."""
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+
+import av
+from av import Packet
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+
+from mg.data.opening import open_video
+
+logger = logging.getLogger(__name__)
+
+
+class Audio:
+    """The sound of an open file, to be written beside pictures. See `open_audio`."""
+
+    def __init__(self, path: str | os.PathLike, container: InputContainer):
+        self._path, self._container = path, container
+        self._origin = Fraction(container.start_time or 0, av.time_base)
+        self._streams: dict[int, AudioStream] = {}  # of the output, by the input's index
+        self._latest: dict[int, int] = {}
+        self._packets: Iterator[Packet] = iter(())
+        self._waiting: Packet | None = None
+
+    def add_to(self, output: OutputContainer) -> None:
+        """Add a stream to `output` for every stream of sound that its format takes; a warning
+        names the others."""
+        taken = []
+        for stream in self._container.streams.audio:
+            if _takes(output.format.name, stream):
+                self._streams[stream.index] = output.add_stream_from_template(stream)
+                taken.append(stream)
+            else:
+                codec = stream.codec_context and stream.codec_context.name
+                logger.warning(
+                    "%s: its sound (%s) is left out, which the format %s does not take; an output "
+                    "named .mkv takes most",
+                    self._path,
+                    codec or "of an unknown kind",
+                    output.format.name,
+                )
+        if taken:
+            self._packets = self._container.demux(taken)
+            self._waiting = self._next()
+
+    def write(self, output: OutputContainer, until: Fraction | None) -> None:
+        """Write the packets before `until`, in seconds from the file's start; None: all."""
+        while self._waiting is not None:
+            packet = self._waiting
+            if until is not None and self._time(packet) >= until:
+                return
+            self._move(packet)
+            output.mux(packet)
+            self._waiting = self._next()
+
+    def _next(self) -> Packet | None:
+        try:
+            return next((packet for packet in self._packets if packet.size), None)
+        except (FFmpegError, OSError) as error:
+            logger.warning("%s: its sound ends early: %s", self._path, error.strerror or error)
+            return None
+
+    def _time(self, packet: Packet) -> Fraction:
+        units = packet.pts if packet.dts is None else packet.dts
+        return Fraction(0) if units is None else units * packet.time_base - self._origin
+
+    def _move(self, packet: Packet) -> None:
+        """To the output's stream and start; times of decoding increase, or no format takes them."""
+        index, shift = packet.stream.index, round(self._origin / packet.time_base)
+        if packet.pts is not None:
+            packet.pts -= shift
+        if packet.dts is not None:
+            earliest = self._latest.get(index, packet.dts - shift - 1) + 1
+            packet.dts = self._latest[index] = max(packet.dts - shift, earliest)
+            packet.pts = None if packet.pts is None else max(packet.pts, packet.dts)
+        packet.stream = self._streams[index]
+
+
+@contextmanager
+def open_audio(path: str | os.PathLike | None) -> Iterator[Audio | None]:
+    """Give the sound of a file, or None if it has none or there is no file.
+
+    Raises:
+        FileNotFoundError, VideoError: as `open_video`.
+    """
+    if path is None:
+        yield None
+        return
+    stack = ExitStack()
+    container, _ = stack.enter_context(open_video(path))
+    try:  # and no `with`: `open_video` would say of any fault that it is this file's
+        yield Audio(path, container) if container.streams.audio else None
+    finally:
+        stack.close()
+
+
+def _takes(format_name: str, stream: AudioStream) -> bool:
+    """Whether a format takes this sound: it makes a header for it."""
+    try:
+        with av.open(io.BytesIO(), "w", format=format_name) as trial:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+    except (FFmpegError, ValueError):
+        return False
+    return True

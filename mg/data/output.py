@@ -1,0 +1,125 @@
+"""Containers and encoders of videos to write: which there are, and how they are set."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.codec.codec import UnknownCodecError
+from av.container import OutputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from av.video.stream import VideoStream
+
+DEFAULT_CODEC = "libx264"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+_AVCOL_SPC_BT709 = 1  # the codec's name for what the reformatter calls Colorspace.ITU709
+_FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
+_RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "rgb8")
+
+
+def check_output(path: str | os.PathLike, codec: str | None = None) -> None:
+    """Raise unless `open_writer` knows the suffix and the codec: before long work, not after.
+
+    Raises:
+        ValueError: as `open_writer`.
+        IsADirectoryError: there is a folder of this name.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file to write")
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        choose_encoder(path, codec)
+
+
+def open_output(path: str | os.PathLike, temporary: Path | None = None) -> OutputContainer:
+    """A container of the suffix of `path`, which becomes a file `temporary` with the first packet.
+
+    Raises:
+        ValueError: FFmpeg does not know the suffix.
+    """
+    # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
+    try:
+        return av.open(os.path.abspath(temporary or path), "w")
+    except ValueError:
+        raise ValueError(
+            f"{path}: FFmpeg writes no container of suffix '{Path(path).suffix}', expected one "
+            "such as .mp4, .mkv, .webm or .png"
+        ) from None
+
+
+def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
+    """The name of the encoder to use: `codec` if it goes with the container of this suffix.
+
+    Raises:
+        ValueError: FFmpeg does not know the suffix or the codec, or they do not go together.
+    """
+    with open_output(path) as container:
+        usual, kind = container.default_video_codec, container.format.long_name
+    if codec is None:
+        return DEFAULT_CODEC if _takes(path, DEFAULT_CODEC) else usual
+    try:
+        found = av.Codec(codec, "w")
+    except UnknownCodecError:
+        raise ValueError(
+            f"codec is '{codec}', no encoder of this FFmpeg, expected one such as {DEFAULT_CODEC}"
+        ) from None
+    if found.type != "video":
+        raise ValueError(f"codec is '{codec}', an encoder of {found.type}, expected one of video")
+    if not _takes(path, codec):
+        raise ValueError(f"{path}: {kind} does not take codec '{codec}', its usual one is {usual}")
+    return codec
+
+
+def _takes(path: str | os.PathLike, codec: str) -> bool:
+    with open_output(path) as trial:
+        try:
+            trial.add_stream(codec)
+        except ValueError:
+            return False
+    return True
+
+
+def whole_rate(path: str | os.PathLike, fps: float | Fraction) -> Fraction:
+    """The frame rate as a fraction whose denominator is at most 1001.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if not 0 < fps < float("inf"):
+        raise ValueError(f"{path}: expected a frame rate above 0, got {fps}")
+    # 1001 is the largest denominator among broadcast rates, as 30000/1001 for "29.97".
+    return max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
+
+
+def fine_unit(fps: Fraction) -> Fraction:
+    """A unit of time that is fine and of which a frame at a constant rate lasts a whole number."""
+    if fps.numerator > _FINEST:
+        return Fraction(1, _FINEST)
+    return Fraction(1, fps.numerator * -(-_FINE // fps.numerator))
+
+
+def add_video(
+    container: OutputContainer, shape: tuple[int, ...], fps: Fraction, crf: int, codec: str
+) -> VideoStream:
+    """A stream for frames of this shape `(h w 3)`, set as `open_writer` says."""
+    options = {"crf": str(crf)}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=error"  # it would tell stderr about itself
+    stream = container.add_stream(codec, rate=fps, options=options)
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = _pixel_format(codec, is_odd=bool(stream.height % 2 or stream.width % 2))
+    if stream.pix_fmt.startswith("yuv"):
+        stream.codec_context.colorspace = _AVCOL_SPC_BT709
+        stream.codec_context.color_range = ColorRange.MPEG
+        stream.codec_context.color_primaries = ColorPrimaries.BT709
+        stream.codec_context.color_trc = ColorTrc.BT709
+    return stream
+
+
+def _pixel_format(codec: str, *, is_odd: bool) -> str:
+    """The encoder's format nearest to the frames that most players show."""
+    offered = [pixel_format.name for pixel_format in av.Codec(codec, "w").video_formats or []]
+    yuv = ("yuv444p", "yuv420p") if is_odd else ("yuv420p", "yuv444p")
+    wanted = (*yuv, *_RGB)
+    return next((name for name in wanted if name in offered), (offered or ["yuv420p"])[0])

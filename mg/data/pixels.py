@@ -1,0 +1,71 @@
+"""Decoded frames to RGB, 8 bits, upright; and back to an encoder's format."""
+
+import logging
+import os
+from functools import lru_cache
+
+import av
+import numpy as np
+from av.video.format import VideoFormat
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc
+
+logger = logging.getLogger(__name__)
+
+_HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+
+
+def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike) -> np.ndarray:
+    """The pixels of a decoded frame, uint8 (h w 3), scaled to `size` and turned upright.
+
+    Transparency is composited on black. More than 8 bits are converted to 8; the tones of HDR video
+    are taken as they are, without tone mapping. A warning says so, once for each file.
+
+    Args:
+        frame: as decoded.
+        size: (width, height) before it is turned.
+        path: the file it comes from.
+    """
+    width, height = size
+    has_alpha, bits = _traits(frame.format.name)
+    hdr = _HDR.get(frame.color_trc)
+    if bits > 8:
+        _say_once(os.fspath(path), f"its {bits}-bit pixels are converted to 8 bits")
+    if hdr is not None:
+        _say_once(
+            os.fspath(path), f"HDR ({hdr}) is taken as it is, without tone mapping: it looks flat"
+        )
+    # One thread: swscale would start a pool of its own for every frame.
+    image = frame.to_ndarray(
+        format="rgba" if has_alpha else "rgb24", width=width, height=height, threads=1
+    )
+    image = _on_black(image, path) if has_alpha else image
+    return np.rot90(image, round(frame.rotation / 90))
+
+
+def from_rgb(image: np.ndarray, pixel_format: str | None) -> av.VideoFrame:
+    """A frame for an encoder, BT.709 where its format is not RGB, of uint8 (h w 3)."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    return frame.reformat(
+        format=pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+    )
+
+
+def _on_black(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    rgb, alpha = image[..., :3], image[..., 3:]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgb)
+    _say_once(os.fspath(path), "its transparency is composited on black")
+    return ((rgb.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+
+
+@lru_cache
+def _traits(pixel_format: str) -> tuple[bool, int]:
+    """Whether it may be transparent, and the bits of its colours."""
+    traits = VideoFormat(pixel_format)
+    has_alpha = traits.has_palette or any(part.is_alpha for part in traits.components)
+    return has_alpha, max((part.bits for part in traits.components if not part.is_alpha), default=8)
+
+
+@lru_cache(maxsize=1 << 14)
+def _say_once(path: str, what: str) -> None:
+    logger.warning("%s: %s", path, what)
