@@ -37,6 +37,7 @@ __all__ = [
     "compiles_by_default",
     "conv2d",
     "conv3d",
+    "copy",
     "dtype",
     "from_numpy",
     "global_norm",
@@ -180,26 +181,36 @@ def _zeros(length):
 
 
 @constexpr
-def _frame_index(num_frames, taps, stride, upsample, padding):
+def _frame_index(num_frames, taps, stride, upsample, padding, begins, ends):
     """The frame table as a tensor; zeros stand behind the last frame."""
-    table = frame_table(num_frames, taps, stride=stride, upsample=upsample, padding=padding)
+    table = frame_table(
+        num_frames,
+        taps,
+        stride=stride,
+        upsample=upsample,
+        padding=padding,
+        begins=begins,
+        ends=ends,
+    )
     return Tensor([num_frames if frame == ZERO_FRAME else frame for frame in table], ms.int32)
 
 
-def _tap_frames(x, taps, stride, upsample, padding):
+def _tap_frames(x, taps, stride, upsample, padding, begins=True, ends=True):
     """The frames that each output frame reads, side by side in channels: `(b t' taps*c h w)`."""
     b, t, c, h, w = x.shape
-    index = _frame_index(t, taps, stride, upsample, padding)
+    index = _frame_index(t, taps, stride, upsample, padding, begins, ends)
     if padding == "zeros":
         x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
     # Gather keeps its gradient where a slice of a one-frame axis would lose it.
     return ops.gather(x, index, 1).reshape(b, index.shape[0] // taps, taps * c, h, w)
 
 
-def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate"):
+def temporal_conv(
+    x, weight, bias, *, stride=1, upsample=1, padding="replicate", begins=True, ends=True
+):
     out_channels, c, _, taps = weight.shape
     if taps > 1 or stride > 1 or upsample > 1:
-        x = _tap_frames(x, taps, stride, upsample, padding)
+        x = _tap_frames(x, taps, stride, upsample, padding, begins, ends)
     kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
 
@@ -306,6 +317,10 @@ def max_pool2d(x, *, kernel, stride, ceil_mode=False):
 
 def cat(tensors, axis):
     return ops.cat(tensors, axis)
+
+
+def copy(x):
+    return x.copy()
 
 
 # Differentiation, compilation

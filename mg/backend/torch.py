@@ -30,6 +30,7 @@ __all__ = [
     "compiles_by_default",
     "conv2d",
     "conv3d",
+    "copy",
     "dtype",
     "from_numpy",
     "global_norm",
@@ -170,13 +171,25 @@ def temporal_conv(
     stride: int = 1,
     upsample: int = 1,
     padding: str = "replicate",
+    begins: bool = True,
+    ends: bool = True,
 ) -> Tensor:
     """Convolve in time: x `(b t c h w)`, weight `(o c 1 k)`, gives `(b t' o h w)` with
     t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before; see
-    `mg.backend.shared.frame_table` for the padding."""
+    `mg.backend.shared.frame_table` for the padding and for frames that do not begin or end the
+    clip."""
     out_channels, c, _, taps = weight.shape
     if taps > 1 or stride > 1 or upsample > 1:
-        x = _tap_frames(x, taps, stride=stride, upsample=upsample, padding=padding)
+        table = frame_table(
+            x.shape[1],
+            taps,
+            stride=stride,
+            upsample=upsample,
+            padding=padding,
+            begins=begins,
+            ends=ends,
+        )
+        x = _tap_frames(x, taps, table)
     kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
 
@@ -195,16 +208,17 @@ def conv3d(
     t' = ceil(t / stride). Taps in time are centred, as in `temporal_conv`."""
     out_channels, c, taps, height, width = weight.shape
     if taps > 1 or stride[0] > 1:
-        x = _tap_frames(x, taps, stride=stride[0], upsample=1, padding=time_padding)
+        x = _tap_frames(
+            x, taps, frame_table(x.shape[1], taps, stride=stride[0], padding=time_padding)
+        )
     kernel = weight.transpose(1, 2).reshape(out_channels, taps * c, height, width)
     return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
 
 
-def _tap_frames(x: Tensor, taps: int, *, stride: int, upsample: int, padding: str) -> Tensor:
+def _tap_frames(x: Tensor, taps: int, table: tuple[int, ...]) -> Tensor:
     """The frames that each output frame of a convolution in time reads, side by side in channels:
     `(b t c h w)` to `(b t' taps*c h w)`."""
     b, t, c, h, w = x.shape
-    table = frame_table(t, taps, stride=stride, upsample=upsample, padding=padding)
     if ZERO_FRAME in table:  # zeros stand behind the last frame
         x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
         table = tuple(t if frame == ZERO_FRAME else frame for frame in table)
@@ -258,6 +272,11 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, ceil_mode: bool = False) 
 def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     """Join tensors along an axis."""
     return torch.cat(list(tensors), dim=axis)
+
+
+def copy(x: Tensor) -> Tensor:
+    """The values of x in memory of their own, where a slice of x would keep all of x alive."""
+    return x.clone()
 
 
 # Differentiation, compilation

@@ -10,7 +10,7 @@ from mg import backend, ranks
 from mg.data import VideoError, read_index
 from mg.evaluation.score import judged_clip, score
 from mg.losses.lpips import LPIPS
-from mg.models.tae.tae import ENCODE_TILE, TemporalAutoencoder
+from mg.models.tae.tae import TemporalAutoencoder, Tiling
 from mg.training.recipe import Recipe
 from mg.training.step import TrainStep
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 Reconstruct = Callable[[backend.Tensor], backend.Tensor]
 
+TILE_FRAMES = 32
+TILES = Tiling(encode_frames=TILE_FRAMES, decode_frames=TILE_FRAMES, size=None)
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 
 
@@ -35,7 +37,7 @@ class Validation:
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames
         self._image_size, self._stride = recipe.image_size, recipe.sample_stride
-        tae.use_tile = self._num_frames > ENCODE_TILE  # training knows no tiles
+        tae.tiling = TILES if self._num_frames > TILE_FRAMES else None  # training knows no tiles
 
     def __call__(self, update: TrainStep) -> tuple[dict[str, float], np.ndarray | None]:
         """Measure the weights and, where there is one, their moving average.
@@ -97,7 +99,7 @@ class Validation:
 def _summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
     """The numbers of one video from those of its frames."""
     psnr = scores["psnr"]
-    ends = range(ENCODE_TILE, len(psnr), ENCODE_TILE)
+    ends = range(TILE_FRAMES, len(psnr), TILE_FRAMES)
     seams = [frame for end in ends for frame in (end - 1, end)]
     summary = {name: float(values.mean()) for name, values in scores.items()}
     summary |= {"psnr_first": float(psnr[0]), "psnr_last": float(psnr[-1])}

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from mg.backend import named_parameters, to_numpy
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import Arrays, infer_sizes, read_safetensors
-
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+from mg.models.tae.weights import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    Arrays,
+    infer_sizes,
+    read_safetensors,
+)
 
 _CONVS = "conv1|conv2|conv_in|conv_out|nin_shortcut"
 _ATTENTION = {
@@ -76,7 +80,7 @@ def read_image_vae(source: str | os.PathLike) -> tuple[Arrays, dict]:
         config = infer_sizes(named)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    described = source / "config.json"
+    described = source / CONFIG_FILE
     if source.is_dir() and described.is_file():
         config = _check_sizes(_read_config(described), config, described)
     return named, config

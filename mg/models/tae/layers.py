@@ -4,6 +4,9 @@ Inside the network a video is `(b t c h w)`, a batch of frames: spatial work is 
 frame, temporal work mixes neighbouring frames. Weights are plain arrays drawn with numpy, so a seed
 gives the same network on every framework. Parameter names are those of mindone's checkpoints.
 
+A `forward` takes a `memory` (mg/models/tae/streaming.py) when x is but the next frames of a stream;
+without one, x is the whole clip.
+
 Axes: b batch, t frames, c channels, h height, w width.
 """
 
@@ -15,6 +18,7 @@ from mg.backend import (
     Module,
     ModuleList,
     attention,
+    cat,
     conv2d,
     group_norm,
     linear,
@@ -32,6 +36,7 @@ class Setting:
 
     groups: int
     over_clip: bool  # group norm over the clip, not over each frame
+    attention_window: int | None  # frames that attend to one another
     upsample_padding: str
     use_recompute: bool
     rng: np.random.Generator  # draws the initial weights
@@ -68,9 +73,12 @@ class TemporalConv(Module):
         weight[:, :, 0, taps // 2] = np.eye(channels)
         self.weight = parameter(weight)
         self.bias = parameter(np.zeros(channels, np.float32))
-        self.stride, self.upsample, self.padding = stride, upsample, padding
+        self.taps, self.stride, self.upsample, self.padding = taps, stride, upsample, padding
 
-    def forward(self, x):
+    def forward(self, x, memory=None):
+        begins, ends = True, True
+        if memory is not None:
+            x, begins, ends = memory.with_neighbours(self, x)
         return temporal_conv(
             x,
             self.weight,
@@ -78,6 +86,8 @@ class TemporalConv(Module):
             stride=self.stride,
             upsample=self.upsample,
             padding=self.padding,
+            begins=begins,
+            ends=ends,
         )
 
 
@@ -89,8 +99,8 @@ class Conv(Module):
         self.conv_spat = SpatialConv(setting, in_channels, out_channels, kernel)
         self.conv_temp = TemporalConv(out_channels, taps=kernel)
 
-    def forward(self, x):
-        return self.conv_temp(self.conv_spat(x))
+    def forward(self, x, memory=None):
+        return self.conv_temp(self.conv_spat(x), memory)
 
 
 class GroupNorm(Module):
@@ -119,9 +129,13 @@ class ResnetBlock(Module):
         if self.has_shortcut:
             self.nin_shortcut = Conv(setting, in_channels, out_channels, kernel=1)
 
-    def forward(self, x):
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
+    def forward(self, x, memory=None):
+        if memory is not None:
+            memory.hold(self, x)
+        h = self.conv1(silu(self.norm1(x)), memory)
+        h = self.conv2(silu(self.norm2(h)), memory)
+        if memory is not None:
+            x = memory.take(self, h.shape[1])
         if self.has_shortcut:
             x = self.nin_shortcut(x)
         return x + h
@@ -168,7 +182,8 @@ class Linear(Module):
 
 
 class TemporalAttention(Module):
-    """Self-attention among the frames at each position; at initialisation it adds nothing."""
+    """Self-attention among the frames of a window, at each position; at initialisation it adds
+    nothing. Windows follow one another, the last may be short."""
 
     def __init__(self, setting, channels):
         super().__init__()
@@ -177,6 +192,7 @@ class TemporalAttention(Module):
             weight = _uniform(setting.rng, (channels, channels), channels)
             return Linear(weight, _uniform(setting.rng, (channels,), channels))
 
+        self.window = setting.attention_window
         self.norm = GroupNorm(setting, channels)
         self.to_q = projection()
         self.to_k = projection()
@@ -184,12 +200,25 @@ class TemporalAttention(Module):
         zeros = np.zeros((channels, channels), np.float32)
         self.proj_out = Linear(zeros, zeros[0])
 
-    def forward(self, x):
-        b, t, c, h, w = x.shape
-        y = self.norm(x).permute(0, 3, 4, 1, 2).reshape(b * h * w, t, c)
-        y = attention(self.to_q(y), self.to_k(y), self.to_v(y))
-        y = self.proj_out(y).reshape(b, h, w, t, c).permute(0, 3, 4, 1, 2)
-        return x + y
+    def forward(self, x, memory=None):
+        if memory is not None:
+            x = memory.whole_windows(self, x, self.window)
+        y = self.norm(x)
+        t = x.shape[1]
+        window = t if self.window is None else min(self.window, t)
+        rest = t % window
+        if rest == 0:
+            return x + self._attend(y, window)
+        parts = (self._attend(y[:, : t - rest], window), self._attend(y[:, t - rest :], rest))
+        return x + cat(parts, 1)
+
+    def _attend(self, y, window):
+        b, t, c, h, w = y.shape
+        y = y.reshape(b * t // window, window, c, h, w)
+        y = y.permute(0, 3, 4, 1, 2).reshape(-1, window, c)  # (bhw t c), windows in the batch
+        y = self.proj_out(attention(self.to_q(y), self.to_k(y), self.to_v(y)))
+        y = y.reshape(b * t // window, h, w, window, c).permute(0, 3, 4, 1, 2)
+        return y.reshape(b, t, c, h, w)
 
 
 class MiddleBlock(Module):
@@ -203,11 +232,10 @@ class MiddleBlock(Module):
         )
         self.block_2 = ResnetBlock(setting, channels, channels)
 
-    def forward(self, x):
-        x = self.block_1(x)
-        for attend in self.attn_1:
-            x = attend(x)
-        return self.block_2(x)
+    def forward(self, x, memory=None):
+        x = self.attn_1[0](self.block_1(x, memory))
+        x = self.attn_1[1](x, memory)
+        return self.block_2(x, memory)
 
 
 class SpatialDownsample(Module):
@@ -228,8 +256,8 @@ class TemporalDownsample(Module):
         super().__init__()
         self.conv = TemporalConv(channels, stride=2)
 
-    def forward(self, x):
-        return self.conv(x)
+    def forward(self, x, memory=None):
+        return self.conv(x, memory)
 
 
 class SpatialUpsample(Module):
@@ -250,5 +278,43 @@ class TemporalUpsample(Module):
         super().__init__()
         self.conv = TemporalConv(channels, upsample=2, padding=setting.upsample_padding)
 
-    def forward(self, x):
-        return self.conv(x)
+    def forward(self, x, memory=None):
+        return self.conv(x, memory)
+
+
+class EncoderLevel(Module):
+    """Residual blocks at one resolution, then half of it in space and time."""
+
+    def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
+        super().__init__()
+        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
+        self.has_resampling = has_resampling
+        if has_resampling:
+            self.downsample_spat = SpatialDownsample(setting, out_channels)
+            self.downsample_temp = TemporalDownsample(out_channels)
+
+    def forward(self, x, memory=None):
+        for block in self.block:
+            x = block(x, memory)
+        if self.has_resampling:
+            x = self.downsample_temp(self.downsample_spat(x), memory)
+        return x
+
+
+class DecoderLevel(Module):
+    """Residual blocks at one resolution, then twice that in space and time."""
+
+    def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
+        super().__init__()
+        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
+        self.has_resampling = has_resampling
+        if has_resampling:
+            self.upsample_spat = SpatialUpsample(setting, out_channels)
+            self.upsample_temp = TemporalUpsample(setting, out_channels)
+
+    def forward(self, x, memory=None):
+        for block in self.block:
+            x = block(x, memory)
+        if self.has_resampling:
+            x = self.upsample_temp(self.upsample_spat(x), memory)
+        return x

@@ -9,128 +9,39 @@ video is `(b t c h w)`.
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mg import backend
 from mg.backend import Module, ModuleList, Tensor, cast, cat, silu
+from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config
 from mg.models.tae.layers import (
     Conv,
+    DecoderLevel,
+    EncoderLevel,
     GroupNorm,
     MiddleBlock,
     Setting,
     SpatialConv,
-    SpatialDownsample,
-    SpatialUpsample,
-    TemporalDownsample,
-    TemporalUpsample,
-    residual_blocks,
 )
-from mg.models.tae.tiling import tiled
+from mg.models.tae.piecewise import Direction, SpaceStream, by_slices
+from mg.models.tae.streaming import LayerStream
+from mg.models.tae.streams import DecodeStream, EncodeStream
+from mg.models.tae.tiling import TileStream, Tiling
 from mg.models.tae.weights import (
     Arrays,
     infer_sizes,
     is_mindone,
     load_strictly,
     read_weights,
+    write_directory,
     write_weights,
 )
 
+__all__ = ["MINDONE_TAE_CONFIG", "TAE_CONFIG", "TemporalAutoencoder", "Tiling", "check_config"]
+
 logger = logging.getLogger(__name__)
-
-TAE_CONFIG = {
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-    "z_channels": 16,
-    "num_groups": 32,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-    "norm_scope": "frame",  # group norm over each "frame", or over the whole "clip"
-    "upsample_padding": "replicate",  # of the convolutions that double the frames; or "zeros"
-}
-"""The full-size network, shaped as Stable Diffusion 3.5's image autoencoder."""
-
-MINDONE_TAE_CONFIG = {**TAE_CONFIG, "norm_scope": "clip", "upsample_padding": "zeros"}
-"""The network that mindone's published TAE checkpoints are for."""
-
-ENCODE_TILE = 32  # frames; the paper encodes tiles of 32 frames without overlap,
-DECODE_TILE, DECODE_OVERLAP = 32, 16  # and decodes tiles of 32 with 16 shared (section 3.1.1)
-
-
-def check_config(config: dict) -> dict:
-    """`config` with the defaults of TAE_CONFIG filled in.
-
-    Raises:
-        ValueError: an unknown key, a value of the wrong type, or sizes that do not fit together.
-    """
-    unknown = sorted(set(config) - set(TAE_CONFIG))
-    if unknown:
-        raise ValueError(f"unknown TAE config key {unknown[0]!r}, expected one of {[*TAE_CONFIG]}")
-    full = {**TAE_CONFIG, **config}
-    full["ch_mult"] = [*full["ch_mult"]] if isinstance(full["ch_mult"], list | tuple) else None
-    for key, default in TAE_CONFIG.items():
-        kinds = (int, float) if isinstance(default, float) else (type(default),)
-        value = full[key]
-        if type(value) not in kinds or (type(value) is int and value < 1 and int in kinds[:1]):
-            raise ValueError(f"TAE config {key} is {config[key]!r}, expected one like {default!r}")
-    if not full["ch_mult"] or any(type(m) is not int or m < 1 for m in full["ch_mult"]):
-        raise ValueError(f"TAE config ch_mult is {config['ch_mult']!r}, expected positive integers")
-    for multiple in full["ch_mult"]:
-        if full["ch"] * multiple % full["num_groups"]:
-            raise ValueError(
-                f"TAE config: {full['ch']} x {multiple} channels (ch, ch_mult) do not divide into "
-                f"{full['num_groups']} groups (num_groups)"
-            )
-    for key, choices in (
-        ("norm_scope", ("frame", "clip")),
-        ("upsample_padding", ("replicate", "zeros")),
-    ):
-        if full[key] not in choices:
-            raise ValueError(f"TAE config {key} is {full[key]!r}, expected one of {choices}")
-    return full
-
-
-class EncoderLevel(Module):
-    """Residual blocks at one resolution, then half of it in space and time."""
-
-    def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
-        super().__init__()
-        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
-        self.has_resampling = has_resampling
-        if has_resampling:
-            self.downsample_spat = SpatialDownsample(setting, out_channels)
-            self.downsample_temp = TemporalDownsample(out_channels)
-
-    def forward(self, x):
-        for block in self.block:
-            x = block(x)
-        if self.has_resampling:
-            x = self.downsample_temp(self.downsample_spat(x))
-        return x
-
-
-class DecoderLevel(Module):
-    """Residual blocks at one resolution, then twice that in space and time."""
-
-    def __init__(self, setting, in_channels, out_channels, num_blocks, has_resampling):
-        super().__init__()
-        self.block = residual_blocks(setting, in_channels, out_channels, num_blocks)
-        self.has_resampling = has_resampling
-        if has_resampling:
-            self.upsample_spat = SpatialUpsample(setting, out_channels)
-            self.upsample_temp = TemporalUpsample(setting, out_channels)
-
-    def forward(self, x):
-        for block in self.block:
-            x = block(x)
-        if self.has_resampling:
-            x = self.upsample_temp(self.upsample_spat(x))
-        return x
 
 
 class Encoder(Module):
@@ -160,8 +71,18 @@ class Encoder(Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        x = self.mid(x)
-        return self.conv_out(silu(self.norm_out(x)))
+        return self.head(self.mid(x))
+
+    def head(self, x, memory=None):
+        return self.conv_out(silu(self.norm_out(x)), memory)
+
+    def parts(self):
+        """The functions that `forward` calls in turn, of (x, memory); with each, how much coarser
+        than the pixels its input is, and the finest that it computes."""
+        levels = [(level, 2**number, 2**number) for number, level in enumerate(self.down)]
+        coarsest = levels[-1][1]
+        ends = [(self.mid, coarsest, coarsest), (self.head, coarsest, coarsest)]
+        return [(self.conv_in, 1, 1), *levels, *ends]
 
 
 class Decoder(Module):
@@ -195,15 +116,28 @@ class Decoder(Module):
             x = self.up[self.num_levels - 1 - level](x)
         return silu(self.norm_out(x))
 
+    def head(self, x, memory=None):
+        return self.conv_out(silu(self.norm_out(x)), memory)
+
+    def parts(self):
+        """As `Encoder.parts`, of `features` and `conv_out`."""
+        levels = [
+            (level, 2**number, 2 ** max(number - 1, 0)) for number, level in enumerate(self.up)
+        ]
+        coarsest = levels[-1][1]
+        starts = [(self.conv_in, coarsest, coarsest), (self.mid, coarsest, coarsest)]
+        return [*starts, *reversed(levels), (self.head, 1, 1)]
+
 
 class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
 
     Args:
-        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, which brings its config;
-            one of mindone's gets MINDONE_TAE_CONFIG. None: initial weights.
+        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, or the directory that
+            `save_pretrained` made. It brings its config; one of mindone's gets
+            MINDONE_TAE_CONFIG. None: initial weights.
         config: keys to change in that config, or in TAE_CONFIG.
-        use_tile: encode and decode tiles of 32 frames, as the paper does, to save memory.
+        use_tile: encode and decode in tiles to save memory: `tiling = Tiling()`.
         dtype: of convolutions and matrix products: "fp32", "bf16" or "fp16". Weights, norms,
             softmax, latents and pixels are float32.
         use_recompute: in training, compute activations twice instead of keeping them.
@@ -236,15 +170,18 @@ class TemporalAutoencoder(Module):
             stored_config = _config_of(arrays, stored_config, source=str(pretrained))
             config = {**stored_config, **(config or {})}
         self.config = check_config(config or {})
-        self.use_tile = use_tile
         self.compression = 2 ** (len(self.config["ch_mult"]) - 1)  # of time, height and width
+        self._tiling: Tiling | None = None
+        self.use_tile = use_tile
+        self.use_slicing = False
         self._compute_dtype = backend.dtype(dtype)
         self._float32 = backend.dtype("fp32")
-        self._warned_of_range = False
+        self._warned_of_range = self._warned_of_tiles = False
 
         setting = Setting(
             groups=self.config["num_groups"],
             over_clip=self.config["norm_scope"] == "clip",
+            attention_window=self.config["attention_window"],
             upsample_padding=self.config["upsample_padding"],
             use_recompute=use_recompute,
             rng=np.random.default_rng(seed),
@@ -266,14 +203,48 @@ class TemporalAutoencoder(Module):
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
 
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
+        """The network of a directory with `config.json` and weights, as `save_pretrained` makes it.
+
+        Args:
+            options: those of the constructor, `config` included.
+
+        Raises:
+            NotADirectoryError: no such directory.
+            ValueError, FileNotFoundError: as the constructor.
+        """
+        if not os.path.isdir(directory):
+            raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
+        return cls(directory, **options)
+
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write `config.json` and the weights, named as diffusers names them.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        write_directory(directory, self._arrays(), self.config)
+
+    def save_checkpoint(self, path: str | os.PathLike) -> None:
+        """Write the weights and the config, as `.safetensors` or (MindSpore) `.ckpt`, whole or not
+        at all.
+
+        Raises:
+            ValueError: another suffix.
+            OSError: the file cannot be written.
+        """
+        write_weights(path, self._arrays(), self.config)
+
+    def _arrays(self):
+        parameters = backend.named_parameters(self)
+        return {name: backend.to_numpy(parameter) for name, parameter in parameters.items()}
+
     # The network as two functions of tensors: what graphs are compiled from.
 
     def moments(self, x: Tensor) -> Tensor:
         """Mean and log variance `(b 2z t/8 h/8 w/8)` of x `(b c t h w)`; h and w multiples of 8."""
-        y = self.encoder(cast(x, self._compute_dtype).permute(0, 2, 1, 3, 4))
-        if self.has_quant_conv:
-            y = self.quant_conv(y)
-        return cast(y.permute(0, 2, 1, 3, 4), self._float32)
+        return self._moments_of(self.encoder(self._encoder_input(x)))
 
     def pixels(self, z: Tensor) -> Tensor:
         """The video `(b c 8t 8h 8w)` of latents z `(b z t h w)`."""
@@ -282,14 +253,28 @@ class TemporalAutoencoder(Module):
     def features(self, z: Tensor) -> Tensor:
         """What the decoder's last layer reads, `(b 8t ch 8h 8w)` in the compute dtype, of latents
         z `(b z t h w)`."""
-        y = cast(z, self._compute_dtype).permute(0, 2, 1, 3, 4)
-        if self.has_post_quant_conv:
-            y = self.post_quant_conv(y)
-        return self.decoder.features(y)
+        return self.decoder.features(self._decoder_input(z))
 
     def last_layer(self, features: Tensor) -> Tensor:
         """The video `(b c 8t 8h 8w)` of what `features` gives."""
-        return cast(self.decoder.conv_out(features).permute(0, 2, 1, 3, 4), self._float32)
+        return self._video_of(self.decoder.conv_out(features))
+
+    def _encoder_input(self, x):
+        return cast(x, self._compute_dtype).permute(0, 2, 1, 3, 4)
+
+    def _moments_of(self, y):
+        if self.has_quant_conv:
+            y = self.quant_conv(y)
+        return cast(y.permute(0, 2, 1, 3, 4), self._float32)
+
+    def _decoder_input(self, z):
+        y = cast(z, self._compute_dtype).permute(0, 2, 1, 3, 4)
+        if self.has_post_quant_conv:
+            y = self.post_quant_conv(y)
+        return y
+
+    def _video_of(self, y):
+        return cast(y.permute(0, 2, 1, 3, 4), self._float32)
 
     def posterior(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance, each `(b z t h w)`; the latter kept within [-30, 20], where its
@@ -333,19 +318,8 @@ class TemporalAutoencoder(Module):
             ValueError: another shape, or values that are not finite. Values beyond [-1, 1] are
                 warned of once.
         """
-        x = self._checked_video(x)
-        for axis in (3, 4):
-            x = _extend(x, axis, -x.shape[axis] % self.compression)
-        if self.use_tile:
-            moments = tiled(self._encode_tile, x, axis=2, tile=ENCODE_TILE)
-        else:
-            moments = self._encode_tile(x)
-        mean, logvar = self.posterior(moments)
-        if not sample:
-            return mean, mean, logvar
-        rng = np.random.default_rng(seed)
-        noise = backend.from_numpy(rng.standard_normal(tuple(mean.shape), dtype=np.float32))
-        return mean + (0.5 * logvar).exp() * noise, mean, logvar
+        moments = self._in_pieces(self.encoding(), self.encodable(x))
+        return self.drawn(moments, np.random.default_rng(seed) if sample else None)
 
     def decode(
         self,
@@ -367,37 +341,38 @@ class TemporalAutoencoder(Module):
             ValueError: another shape or number of channels, values that are not finite, or a
                 target larger than what there is.
         """
-        z = self._checked_latents(z)
-        sizes = [size * self.compression for size in z.shape[2:]]
-        targets = [num_target_frames, *(target_size or (None, None))]
-        for target, size, axis in zip(targets, sizes, ("frames", "rows", "columns"), strict=True):
-            if target is not None and not 1 <= target <= size:
-                raise ValueError(f"{target} {axis} asked of latents that hold 1 to {size}")
-        if self.use_tile:
-            tile, overlap = DECODE_TILE // self.compression, DECODE_OVERLAP // self.compression
-            x = tiled(self._decode_tile, z, axis=2, tile=tile, overlap=overlap)
-        else:
-            x = self._decode_tile(z)
-        frames, rows, columns = (t or size for t, size in zip(targets, sizes, strict=True))
-        return x[:, :, :frames, :rows, :columns]
+        z = self.decodable(z)
+        self.check_target(num_target_frames, target_size, z)
+        x = self._in_pieces(self.decoding(), z)
+        rows, columns = target_size or x.shape[3:]
+        return x[:, :, : num_target_frames or x.shape[2], :rows, :columns]
+
+    def encode_stream(
+        self, chunks: Iterable[Tensor], sample: bool = True, *, seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`encode` of a video that comes in pieces, in constant memory; see `EncodeStream`."""
+        stream = EncodeStream(self, sample=sample, seed=seed)
+        for chunk in chunks:
+            yield from stream.take(chunk)
+        yield from stream.end()
+
+    def decode_stream(
+        self,
+        chunks: Iterable[Tensor],
+        num_target_frames: int | None = None,
+        target_size: tuple[int, int] | None = None,
+    ) -> Iterator[Tensor]:
+        """`decode` of latents that come in pieces, in constant memory; see `DecodeStream`."""
+        stream = DecodeStream(self, num_target_frames, target_size)
+        for chunk in chunks:
+            yield from stream.take(chunk)
+        yield from stream.end()
 
     @backend.in_python
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x `(b c t h w)` from its posterior's mean, in the same size."""
         _, mean, _ = self.encode(x, sample=False)
         return self.decode(mean, x.shape[2], (x.shape[3], x.shape[4]))
-
-    def save_checkpoint(self, path: str | os.PathLike) -> None:
-        """Write the weights and the config, as `.safetensors` or (MindSpore) `.ckpt`, whole or not
-        at all.
-
-        Raises:
-            ValueError: another suffix.
-            OSError: the file cannot be written.
-        """
-        parameters = backend.named_parameters(self)
-        arrays = {name: backend.to_numpy(parameter) for name, parameter in parameters.items()}
-        write_weights(path, arrays, self.config)
 
     def scale(self, z: Tensor) -> Tensor:
         """Raw latents to scaled latents, as latent diffusion models are trained on."""
@@ -410,6 +385,141 @@ class TemporalAutoencoder(Module):
     def latent_size(self, t: int, h: int, w: int) -> tuple[int, ...]:
         """The latents' frames, height and width of a video of t frames, h rows, w columns."""
         return tuple(-(-size // self.compression) for size in (t, h, w))
+
+    # Tiles and slices.
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """The sizes of tiles; None: the whole at once.
+
+        Raises:
+            ValueError: on setting, sizes that do not fit the network's compression.
+        """
+        return self._tiling
+
+    @tiling.setter
+    def tiling(self, tiling: Tiling | None) -> None:
+        if tiling is not None:
+            tiling.check(self.compression)
+        self._tiling = tiling
+
+    @property
+    def use_tile(self) -> bool:
+        """Whether videos are encoded and decoded in tiles."""
+        return self._tiling is not None
+
+    @use_tile.setter
+    def use_tile(self, use_tile: bool) -> None:
+        self.tiling = (self._tiling or Tiling()) if use_tile else None
+
+    def enable_tiling(self, tiling: Tiling | None = None) -> None:
+        """Encode and decode in tiles, by default the paper's; as diffusers calls it."""
+        self.tiling = Tiling() if tiling is None else tiling
+
+    def disable_tiling(self) -> None:
+        """Encode and decode the whole at once."""
+        self.tiling = None
+
+    def enable_slicing(self) -> None:
+        """Encode and decode the videos of a batch one after another, to save memory."""
+        self.use_slicing = True
+
+    def disable_slicing(self) -> None:
+        """Encode and decode the videos of a batch together."""
+        self.use_slicing = False
+
+    # What streams are made of.
+
+    def encoding(self) -> Direction:
+        """The way from a video to its moments, in the tiles that are set."""
+        tiling = self._tiling or _WHOLE
+        return Direction(
+            whole=self._encode_tile,
+            enter=self._encoder_input,
+            leave=self._moments_of,
+            parts=self.encoder.parts(),
+            pixel=1,
+            frames=tiling.encode_frames,
+            overlap=tiling.encode_overlap,
+            size=tiling.size,
+            size_overlap=tiling.size_overlap,
+        )
+
+    def decoding(self) -> Direction:
+        """The way from latents to a video, in the tiles that are set."""
+        tiling = self._tiling or _WHOLE
+        return Direction(
+            whole=self._decode_tile,
+            enter=self._decoder_input,
+            leave=self._video_of,
+            parts=self.decoder.parts(),
+            pixel=self.compression,
+            frames=tiling.decode_frames,
+            overlap=tiling.decode_overlap,
+            size=tiling.size,
+            size_overlap=tiling.size_overlap,
+        )
+
+    def open_stream(
+        self, direction: Direction, height: int, width: int
+    ) -> LayerStream | SpaceStream | TileStream:
+        """A stream in one direction, for input of that height and width: exact where the network
+        allows it, else in tiles in time."""
+        if self.streams_exactly:
+            return direction.layer_stream(height, width)
+        if not self._warned_of_tiles:
+            self._warned_of_tiles = True
+            logger.warning(
+                "norm_scope %r with attention_window %r spans the clip: streaming in tiles",
+                self.config["norm_scope"],
+                self.config["attention_window"],
+            )
+        return direction.tile_stream()
+
+    @property
+    def streams_exactly(self) -> bool:
+        """Whether a stream gives what the whole gives: no layer spans the clip."""
+        config = self.config
+        return config["norm_scope"] == "frame" and config["attention_window"] is not None
+
+    def drawn(
+        self, moments: Tensor, rng: np.random.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(z, mean, logvar) of moments; z is the mean, or drawn by `rng` frame after frame."""
+        mean, logvar = self.posterior(moments)
+        if rng is None:
+            return mean, mean, logvar
+        b, z, t, h, w = mean.shape
+        noise = rng.standard_normal((t, b, z, h, w), dtype=np.float32).transpose(1, 2, 0, 3, 4)
+        return mean + (0.5 * logvar).exp() * backend.from_numpy(noise), mean, logvar
+
+    def encodable(self, x: Tensor) -> Tensor:
+        """x as a tensor, its height and width extended to what the encoder takes.
+
+        Raises:
+            ValueError: see `encode`.
+        """
+        x = self._checked_video(x)
+        for axis in (3, 4):
+            x = _extend(x, axis, -x.shape[axis] % self.compression)
+        return x
+
+    def check_target(self, num_frames: int | None, size: tuple[int, int] | None, z: Tensor) -> None:
+        """Raise unless latents z hold that many frames, of that height and width.
+
+        Raises:
+            ValueError: they hold less.
+        """
+        targets = (num_frames, *(size or (None, None)))
+        for target, length, axis in zip(
+            targets, z.shape[2:], ("frames", "rows", "columns"), strict=True
+        ):
+            holds = length * self.compression
+            if target is not None and not 1 <= target <= holds:
+                raise ValueError(f"{target} {axis} asked of latents that hold 1 to {holds}")
+
+    def _in_pieces(self, direction, x):
+        return by_slices(direction.in_tiles, x) if self.use_slicing else direction.in_tiles(x)
 
     def _checked_video(self, x):
         x = x if backend.is_tensor(x) else backend.from_numpy(np.asarray(x, np.float32))
@@ -427,7 +537,12 @@ class TemporalAutoencoder(Module):
             logger.warning("the video's values reach %.4g in size, expected [-1, 1]", largest)
         return x
 
-    def _checked_latents(self, z):
+    def decodable(self, z: Tensor) -> Tensor:
+        """z as a tensor.
+
+        Raises:
+            ValueError: see `decode`.
+        """
         z = z if backend.is_tensor(z) else backend.from_numpy(np.asarray(z, np.float32))
         channels = self.config["z_channels"]
         if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
@@ -435,6 +550,9 @@ class TemporalAutoencoder(Module):
         if not _all_finite(z):
             raise ValueError("the latents hold NaN or infinite values")
         return z
+
+
+_WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)
 
 
 def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> dict:

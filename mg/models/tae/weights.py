@@ -26,16 +26,26 @@ _UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints
 _PREFIX = re.compile(r"^(autoencoder\.|_backbone\.)+")  # of training wrappers
 
 
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # of a directory, as diffusers names it
+CONFIG_FILE = "config.json"
+CLASS_NAME = "TemporalAutoencoder"
+
+
 def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     """The arrays of a checkpoint by parameter name, and its config if it carries one.
 
     Prefixes of training wrappers are stripped.
+
+    Args:
+        path: a file, or a directory that `write_directory` made.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another suffix, or a file that is damaged or not a checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        return read_weights(path / WEIGHTS_FILE)[0], _read_config(path / CONFIG_FILE)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
@@ -54,6 +64,35 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     if not isinstance(config, dict | None):
         raise ValueError(f"{path}: its config is {text!r}, expected an object")
     return {_PREFIX.sub("", name): array for name, array in arrays.items()}, config
+
+
+def _read_config(path: Path) -> dict:
+    """The config of a directory; keys that begin with an underscore are notes about it."""
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except ValueError:
+        raise ValueError(f"{path}: not JSON") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected an object")
+    name = config.get("_class_name", CLASS_NAME)
+    if name != CLASS_NAME:
+        hint = "; inflate it first" if name == "AutoencoderKL" else ""
+        raise ValueError(f"{path}: the config of a {name}, expected a {CLASS_NAME}{hint}")
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def write_directory(directory: str | os.PathLike, arrays: Arrays, config: dict) -> None:
+    """Write `config.json` and the weights' file of a directory, each whole or not at all.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    directory = Path(directory)
+    write_weights(directory / WEIGHTS_FILE, arrays, config)
+    with atomic_path(directory / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps({"_class_name": CLASS_NAME, **config}, indent=2) + "\n")
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:

@@ -1,0 +1,62 @@
+"""The numbers that make a TAE."""
+
+TAE_CONFIG = {
+    "in_channels": 3,
+    "out_ch": 3,
+    "ch": 128,
+    "ch_mult": [1, 2, 4, 4],
+    "num_res_blocks": 2,
+    "z_channels": 16,
+    "num_groups": 32,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "attention_window": 4,  # latent frames that attend to one another; None: all of the clip's
+    "norm_scope": "frame",  # group norm over each "frame", or over the whole "clip"
+    "upsample_padding": "replicate",  # of the convolutions that double the frames; or "zeros"
+}
+"""The full-size network, shaped as Stable Diffusion 3.5's image autoencoder."""
+
+MINDONE_TAE_CONFIG = {
+    **TAE_CONFIG,
+    "attention_window": None,
+    "norm_scope": "clip",
+    "upsample_padding": "zeros",
+}
+"""The network that mindone's published TAE checkpoints are for."""
+
+
+def check_config(config: dict) -> dict:
+    """`config` with the defaults of TAE_CONFIG filled in.
+
+    Raises:
+        ValueError: an unknown key, a value of the wrong type, or sizes that do not fit together.
+    """
+    unknown = sorted(set(config) - set(TAE_CONFIG))
+    if unknown:
+        raise ValueError(f"unknown TAE config key {unknown[0]!r}, expected one of {[*TAE_CONFIG]}")
+    full = {**TAE_CONFIG, **config}
+    full["ch_mult"] = [*full["ch_mult"]] if isinstance(full["ch_mult"], list | tuple) else None
+    for key, default in TAE_CONFIG.items():
+        kinds = (int, float) if isinstance(default, float) else (type(default),)
+        value = full[key]
+        if key == "attention_window" and value is None:
+            continue
+        if type(value) not in kinds or (type(value) is int and value < 1 and int in kinds[:1]):
+            raise ValueError(f"TAE config {key} is {config[key]!r}, expected one like {default!r}")
+    if not full["ch_mult"] or any(type(m) is not int or m < 1 for m in full["ch_mult"]):
+        raise ValueError(f"TAE config ch_mult is {config['ch_mult']!r}, expected positive integers")
+    for multiple in full["ch_mult"]:
+        if full["ch"] * multiple % full["num_groups"]:
+            raise ValueError(
+                f"TAE config: {full['ch']} x {multiple} channels (ch, ch_mult) do not divide into "
+                f"{full['num_groups']} groups (num_groups)"
+            )
+    for key, choices in (
+        ("norm_scope", ("frame", "clip")),
+        ("upsample_padding", ("replicate", "zeros")),
+    ):
+        if full[key] not in choices:
+            raise ValueError(f"TAE config {key} is {full[key]!r}, expected one of {choices}")
+    return full

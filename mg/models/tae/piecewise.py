@@ -1,0 +1,137 @@
+"""More than fits into memory: one video of a batch after another, tiles, and streams.
+
+Axes: b batch, c channels, t frames, h height, w width.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mg.backend import Tensor, cat
+from mg.models.tae.streaming import LayerStream, Memory, Stage
+from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
+
+POSITIONS = 2**20  # frames x rows x columns that a stage of a stream computes at a time; or
+STAGE_FRAMES = 32  # so many of the video's frames, where these are fewer
+
+TILE_FRAMES = 32  # of the tiles of a network that cannot stream, where none are set
+
+TIME = 2  # axis of a video
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The way through the encoder, or through the decoder.
+
+    Args:
+        whole: the function of a video, or of latents, `(b c t h w)`.
+        enter, leave: from `(b c t h w)` to the layers' `(b t c h w)`, and back.
+        parts: the functions of (x, memory) in between; see `Encoder.parts`.
+        pixel: the video's frames, rows and columns to one of the input.
+        frames, overlap: a tile in time and what it shares with the next, in the video's frames.
+        size, size_overlap: the same for rows and columns.
+    """
+
+    whole: Callable[[Tensor], Tensor]
+    enter: Callable[[Tensor], Tensor]
+    leave: Callable[[Tensor], Tensor]
+    parts: list[tuple[Callable[[Tensor, Memory], Tensor], int, int]]
+    pixel: int
+    frames: int | None
+    overlap: int
+    size: int | None
+    size_overlap: int
+
+    def in_tiles(self, x: Tensor) -> Tensor:
+        """`whole` of x, in the tiles that are set."""
+        if self.frames is None:
+            return self._in_space(x)
+        return tiled(self._in_space, x, axis=TIME, **self._tile_in_time())
+
+    def tile_stream(self) -> TileStream:
+        """`in_tiles` of a video that comes in pieces."""
+        return TileStream(self._in_space, axis=TIME, **self._tile_in_time())
+
+    def layer_stream(self, height: int, width: int) -> "LayerStream | SpaceStream":
+        """`whole` of a video that comes in pieces, in the tiles in space that are set.
+
+        Args:
+            height, width: of the input.
+        """
+        if self.size is None:
+            return self._layer_stream(height, width)
+        tile = self.size // self.pixel
+        rows, columns = min(height, tile), min(width, tile)
+        return SpaceStream(
+            lambda: self._layer_stream(rows, columns),
+            (height, width),
+            tile=tile,
+            overlap=self.size_overlap // self.pixel,
+        )
+
+    def _layer_stream(self, height: int, width: int) -> LayerStream:
+        stages = []
+        for function, coarse, fine in self.parts:
+            # of one frame of the part's input, at its finest
+            rows, columns = (size * self.pixel // fine for size in (height, width))
+            positions = max(1, rows * columns * coarse // fine)
+            frames = min(STAGE_FRAMES // coarse, POSITIONS // positions)
+            stages.append(Stage(function, max(1, frames)))
+        return LayerStream(stages, self.enter, self.leave)
+
+    def _in_space(self, x: Tensor) -> Tensor:
+        if self.size is None:
+            return self.whole(x)
+        y = tiled_in_space(
+            lambda *place: self.whole(cut_out(x, *place)),
+            (x.shape[3], x.shape[4]),
+            tile=self.size // self.pixel,
+            overlap=self.size_overlap // self.pixel,
+        )
+        assert y is not None
+        return y
+
+    def _tile_in_time(self) -> dict[str, int]:
+        frames = self.frames or TILE_FRAMES
+        return {"tile": frames // self.pixel, "overlap": self.overlap // self.pixel}
+
+
+class SpaceStream:
+    """A stream for each tile of the frames; all go in step, and what they give is blended.
+
+    Args:
+        make: a stream of a tile, whose time goes as that of all others.
+        size: height and width of the frames.
+        tile, overlap: of rows and columns.
+    """
+
+    def __init__(
+        self, make: Callable[[], LayerStream], size: tuple[int, int], *, tile: int, overlap: int
+    ):
+        self._make, self._size = make, size
+        self._tile, self._overlap = tile, overlap
+        self._streams: dict[tuple[Span, Span], LayerStream] = {}
+
+    def feed(self, x: Tensor) -> Iterator[Tensor]:
+        """Take the next frames; gives those that can be computed."""
+        return self._blended(lambda stream, *place: stream.feed(cut_out(x, *place)))
+
+    def flush(self) -> Iterator[Tensor]:
+        """The clip has ended: gives the frames that are left."""
+        return self._blended(lambda stream, *_: stream.flush())
+
+    def _blended(self, advance: Callable[..., Iterator[Tensor]]) -> Iterator[Tensor]:
+        def of_tile(rows: Span, columns: Span) -> Tensor | None:
+            place = (rows, columns)
+            if place not in self._streams:
+                self._streams[place] = self._make()
+            pieces = list(advance(self._streams[place], *place))
+            return cat(pieces, TIME) if pieces else None
+
+        y = tiled_in_space(of_tile, self._size, tile=self._tile, overlap=self._overlap)
+        if y is not None:
+            yield y
+
+
+def by_slices(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function` of a batch, computed of one video after another."""
+    return cat([function(x[item : item + 1]) for item in range(x.shape[0])], 0)

@@ -1,0 +1,160 @@
+"""Encode and decode a video that comes piece by piece: feed, then flush.
+
+Axes: b batch, c channels, z latent channels, t frames, h height, w width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mg.backend import Tensor
+
+if TYPE_CHECKING:
+    from mg.models.tae.tae import TemporalAutoencoder
+
+
+class EncodeStream:
+    """`TemporalAutoencoder.encode` of a video that comes in pieces, in constant memory.
+
+    The latents are those of the whole video, up to rounding; none is computed twice. They come
+    later than their frames: a layer waits for the frames that it reads. Nothing is differentiated.
+    A network whose norm or attention spans the clip (`norm_scope: clip`, `attention_window: None`)
+    is computed in tiles in time instead.
+
+    Args:
+        tae: the network, with its tiles in space if any are set.
+        sample, seed: as in `encode`.
+    """
+
+    def __init__(
+        self, tae: TemporalAutoencoder, *, sample: bool = True, seed: int | None = None
+    ) -> None:
+        self._tae = tae
+        self._rng = np.random.default_rng(seed) if sample else None
+        self._sizes: tuple[int, ...] | None = None
+
+    def feed(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Take the next frames.
+
+        Args:
+            x: `(b c t h w)` in [-1, 1], t >= 1; all but t as in the first piece.
+
+        Returns:
+            (z, mean, logvar) of the latent frames that can be computed, `(b z t' h/8 w/8)` each,
+            in pieces; none, as a rule, for the first frames.
+
+        Raises:
+            ValueError: as `encode`, or a piece of another size.
+        """
+        return list(self.take(x))
+
+    def flush(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """The video has ended: gives the latents that are left.
+
+        Raises:
+            ValueError: no frame was fed.
+        """
+        return list(self.end())
+
+    def take(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`feed`, one piece at a time: the next is computed when it is asked for."""
+        x = self._tae.encodable(x)
+        sizes = (*x.shape[:2], *x.shape[3:])
+        if self._sizes is None:
+            self._sizes = sizes
+            self._stream = self._tae.open_stream(self._tae.encoding(), *sizes[2:])
+        _check_sizes(sizes, self._sizes)
+        for moments in self._stream.feed(x):
+            yield self._tae.drawn(moments, self._rng)
+
+    def end(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`flush`, one piece at a time."""
+        if self._sizes is None:
+            raise ValueError("the video holds no frame")
+        for moments in self._stream.flush():
+            yield self._tae.drawn(moments, self._rng)
+
+
+class DecodeStream:
+    """`TemporalAutoencoder.decode` of latents that come in pieces, in constant memory; see
+    `EncodeStream`.
+
+    Args:
+        tae: the network, with its tiles in space if any are set.
+        num_target_frames, target_size: as in `decode`.
+    """
+
+    def __init__(
+        self,
+        tae: TemporalAutoencoder,
+        num_target_frames: int | None = None,
+        target_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._tae = tae
+        self._num_frames, self._target_size = num_target_frames, target_size
+        self._sizes: tuple[int, ...] | None = None
+        self._fed = self._given = 0  # latent frames, and frames
+
+    def feed(self, z: Tensor) -> list[Tensor]:
+        """Take the next latents.
+
+        Args:
+            z: raw latents `(b z t h w)`, t >= 1; all but t as in the first piece.
+
+        Returns:
+            The frames that can be computed, `(b c t' 8h 8w)` in pieces, cut to `target_size`.
+
+        Raises:
+            ValueError: as `decode`, or a piece of another size.
+        """
+        return list(self.take(z))
+
+    def flush(self) -> list[Tensor]:
+        """The latents have ended: gives the frames that are left.
+
+        Raises:
+            ValueError: no latents were fed, or they hold fewer than `num_target_frames`.
+        """
+        return list(self.end())
+
+    def take(self, z: Tensor) -> Iterator[Tensor]:
+        """`feed`, one piece at a time: the next is computed when it is asked for."""
+        z = self._tae.decodable(z)
+        sizes = (*z.shape[:2], *z.shape[3:])
+        if self._sizes is None:
+            self._sizes = sizes
+            self._tae.check_target(None, self._target_size, z)
+            self._stream = self._tae.open_stream(self._tae.decoding(), *sizes[2:])
+        _check_sizes(sizes, self._sizes)
+        self._fed += z.shape[2]
+        for x in self._stream.feed(z):
+            yield from self._cut(x)
+
+    def end(self) -> Iterator[Tensor]:
+        """`flush`, one piece at a time."""
+        if self._sizes is None:
+            raise ValueError("there are no latents to decode")
+        holds = self._fed * self._tae.compression
+        if self._num_frames is not None and not 1 <= self._num_frames <= holds:
+            raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
+        for x in self._stream.flush():
+            yield from self._cut(x)
+
+    def _cut(self, x: Tensor) -> Iterator[Tensor]:
+        rows, columns = self._target_size or x.shape[3:]
+        wanted = x.shape[2]
+        if self._num_frames is not None:
+            wanted = min(wanted, self._num_frames - self._given)
+        if wanted > 0:
+            self._given += wanted
+            yield x[:, :, :wanted, :rows, :columns]
+
+
+def _check_sizes(sizes: tuple[int, ...], first: tuple[int, ...]) -> None:
+    if sizes != first:
+        raise ValueError(
+            f"a piece of (b c h w) = {sizes}, expected {first} as the stream's first has"
+        )
