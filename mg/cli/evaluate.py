@@ -1,6 +1,7 @@
 """Reconstruct videos by a TAE and measure PSNR and SSIM."""
 
 import sys
+from pathlib import Path
 
 from mg.cli.command import SOME_FAILED, parse, run, settings_parser
 from mg.evaluation.settings import Evaluation
@@ -11,6 +12,7 @@ def command(args: list[str] | None) -> int:
     evaluation = parse(parser, Evaluation, args)
     from mg import ranks
     from mg.evaluation.evaluate import evaluate
+    from mg.evaluation.report import PAGE_NAME
 
     summary = evaluate(evaluation)
     if not ranks.is_first():
@@ -21,6 +23,8 @@ def command(args: list[str] | None) -> int:
         f"means over {summary['videos']} videos, {summary['failed']} failed. "
         f"Videos and metrics: {evaluation.output_path}"
     )
+    if evaluation.report:
+        print(f"To look at: {Path(evaluation.output_path) / PAGE_NAME}")
     return SOME_FAILED if summary["failed"] else 0
 
 

@@ -4,9 +4,9 @@ import csv
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, read_index, write_video
+from mg.evaluation.paths import check_apart, reconstruction_paths, side_by_side_path
+from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.score import judged_clip, score
 from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path, sha256
@@ -37,7 +39,8 @@ class Result:
 
 def evaluate(evaluation: Evaluation) -> dict:
     """Reconstruct every video from its posterior's mean and write, into `output_path`, each
-    reconstruction, it beside the original, `metrics.csv` and `metrics.json`.
+    reconstruction, it beside the original, `metrics.csv`, `metrics.json` and, unless it is not
+    wanted, `report.html`, a page to look at all of it.
 
     A video that cannot be read is reported in `metrics.csv`, and the rest goes on.
 
@@ -62,9 +65,24 @@ def evaluate(evaluation: Evaluation) -> dict:
     lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
-    _check_apart(paths.values(), [Path(evaluation.video_folder) / name for name in names])
+    check_apart(paths.values(), [Path(evaluation.video_folder) / name for name in names])
     output.mkdir(parents=True, exist_ok=True)
 
+    page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
+    with page as report:
+        results = _evaluate_share(evaluation, tae, lpips, paths, names, report)
+        summary = _summary(evaluation, tae, results)
+        if ranks.is_first():
+            _write_rows(output / "metrics.csv", results)
+            with atomic_path(output / "metrics.json") as temporary:
+                temporary.write_text(json.dumps(summary, indent=2) + "\n")
+        if report is not None:
+            _write_report(report, evaluation, summary)
+    return summary
+
+
+def _evaluate_share(evaluation, tae, lpips, paths, names, report) -> list[Result]:
+    """Evaluate this process's share of the videos; gives the results of all processes."""
     results: list[Result] = []
     share = names[backend.rank() :: backend.world_size()]
     with (
@@ -73,13 +91,16 @@ def evaluate(evaluation: Evaluation) -> dict:
     ):
         for start in range(0, len(share), evaluation.batch_size):
             batch = share[start : start + evaluation.batch_size]
-            results += _evaluate_batch(evaluation, tae, lpips, paths, batch)
+            results += _evaluate_batch(evaluation, tae, lpips, paths, batch, report)
             progress.update(len(batch))
-    results = _of_all_processes(results)
+    return _of_all_processes(results)
+
+
+def _summary(evaluation, tae, results: list[Result]) -> dict:
     measured = [result for result in results if not result.error]
     if not measured:
-        raise ValueError(f"{evaluation.csv_path}: none of its {len(names)} videos could be read")
-    summary = {
+        raise ValueError(f"{evaluation.csv_path}: none of its {len(results)} videos could be read")
+    return {
         **{key: _mean(measured, key) for key in ("psnr", "ssim", "lpips")},
         "videos": len(measured),
         "failed": len(results) - len(measured),
@@ -88,11 +109,17 @@ def evaluate(evaluation: Evaluation) -> dict:
         "checkpoint_sha256": sha256(evaluation.ckpt_path),
         "framework": f"{backend.name} {backend.version}",
     }
+
+
+def _write_report(report: ReportWriter, evaluation: Evaluation, summary: dict) -> None:
+    """Write the page in the first process, of what all processes recorded."""
+    files = ranks.gather(report.hand_over())
     if ranks.is_first():
-        _write_rows(output / "metrics.csv", results)
-        with atomic_path(output / "metrics.json") as temporary:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
+        for file in files[1:]:
+            report.take_over(file)
+        checkpoint = (evaluation.ckpt_path, summary["checkpoint_sha256"])
+        report.write(summary["settings"], summary["tae_config"], *checkpoint)
+    ranks.gather(None)  # the others keep their clips until the page has them
 
 
 def _of_all_processes(results: list[Result]) -> list[Result]:
@@ -102,45 +129,7 @@ def _of_all_processes(results: list[Result]) -> list[Result]:
     return [Result(**row) for row in rows if row is not None]
 
 
-def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
-    """Where the reconstruction of each video of the CSV goes: a path of its own below `output`,
-    named as the video and ending in .mp4. Where that or its side-by-side is another's already,
-    it gets a number."""
-    paths: dict[str, Path] = {}
-    taken: set[Path] = set()
-    for name in dict.fromkeys(names):
-        leaving = ("..", PurePath(name).anchor)
-        inside = [part for part in PurePath(name).parts if part not in leaving]
-        path = output.joinpath(*inside or ["video"])
-        stem = path.stem if path.suffix == ".mp4" else path.name
-        candidates = (path.with_name(f"{stem}{mark}.mp4") for mark in _marks())
-        free = (path for path in candidates if not taken & {path, side_by_side_path(path)})
-        paths[name] = next(free)
-        taken |= {paths[name], side_by_side_path(paths[name])}
-    return paths
-
-
-def _marks() -> Iterator[str]:
-    """Nothing, _2, _3, ..."""
-    yield ""
-    yield from (f"_{number}" for number in itertools.count(2))
-
-
-def side_by_side_path(reconstruction: Path) -> Path:
-    """Where the original and its reconstruction, side by side, go."""
-    return reconstruction.with_name(f"{reconstruction.stem}_side_by_side.mp4")
-
-
-def _check_apart(reconstructions: Iterable[Path], videos: Iterable[Path]) -> None:
-    originals = {video.resolve() for video in videos}
-    for path in reconstructions:
-        if originals & {path.resolve(), side_by_side_path(path).resolve()}:
-            raise ValueError(
-                f"{path} would replace a video of the data set, expected another output_path"
-            )
-
-
-def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
+def _evaluate_batch(evaluation, tae, lpips, paths, names, report) -> list[Result]:
     results, clips = [], []
     for name in names:
         result = Result(name)
@@ -152,6 +141,8 @@ def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
         except (VideoError, OSError) as error:
             result.error = str(error)
             logger.warning("%s", error)
+            if report is not None:
+                report.failed(name, result.error)
         results.append(result)
     if clips:
         with backend.no_grad():
@@ -164,6 +155,9 @@ def _evaluate_batch(evaluation, tae, lpips, paths, names) -> list[Result]:
             target = paths[result.video]
             write_video(target, frames[1], fps)
             write_video(side_by_side_path(target), np.concatenate(frames, axis=2), fps)
+            if report is not None:
+                with report.video(result.video, fps) as video:
+                    video.add(*frames, scores)
     return results
 
 

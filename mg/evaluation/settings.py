@@ -11,7 +11,7 @@ class Evaluation:
         ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
         csv_path: CSV file with a column of videos, relative to video_folder.
         video_folder: Folder of the videos.
-        output_path: Where reconstructions, metrics.csv and metrics.json go.
+        output_path: Where reconstructions, metrics.csv, metrics.json and report.html go.
         video_column: Name of the CSV's column of videos.
         batch_size: Videos reconstructed at a time.
         num_frames: First frames of each video to reconstruct; all of a shorter video.
@@ -20,6 +20,7 @@ class Evaluation:
         use_tile: Encode and decode tiles of 32 frames to save memory.
         lpips_weights: Also measure LPIPS with these weights, a .safetensors made by
             `python -m mg.cli.convert_lpips`.
+        report: Also write report.html, a page to watch reconstructions beside the originals.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
@@ -37,6 +38,7 @@ class Evaluation:
     sample_stride: int = 1
     use_tile: bool = False
     lpips_weights: str | None = None
+    report: bool = True
     dtype: str = "fp32"
     device_target: str = "auto"
     compile: bool | None = None

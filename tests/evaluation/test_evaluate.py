@@ -151,7 +151,8 @@ def test_two_runs_give_identical_files(evaluated, videos, checkpoint, tmp_path, 
     assert (evaluated / "metrics.csv").read_bytes() == (output / "metrics.csv").read_bytes()
     assert outcome.out == [
         f"PSNR {first['psnr']:.2f} dB, SSIM {first['ssim']:.4f}: means over 3 videos, 0 failed. "
-        f"Videos and metrics: {output}"
+        f"Videos and metrics: {output}",
+        f"To look at: {output / 'report.html'}",
     ]
 
 
@@ -272,7 +273,7 @@ def test_reconstruction_and_side_by_side_can_be_watched(evaluated, videos, check
 
 
 def test_nothing_else_is_written(evaluated):
-    expected = {"metrics.csv", "metrics.json"}
+    expected = {"metrics.csv", "metrics.json", "report.html"}
     for name in NAMES:
         expected |= {name, f"{name.removesuffix('.mp4')}_side_by_side.mp4"}
     written = {str(p.relative_to(evaluated)) for p in evaluated.rglob("*") if p.is_file()}

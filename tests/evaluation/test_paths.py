@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mg.evaluation.evaluate import reconstruction_paths, side_by_side_path
+from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 
 pytestmark = pytest.mark.once
 

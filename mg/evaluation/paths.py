@@ -1,0 +1,44 @@
+"""Where the files of an evaluation go."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+
+def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
+    """Where the reconstruction of each video of the CSV goes: a path of its own below `output`,
+    named as the video and ending in .mp4. Where that or its side-by-side is another's already,
+    it gets a number."""
+    paths: dict[str, Path] = {}
+    taken: set[Path] = set()
+    for name in dict.fromkeys(names):
+        leaving = ("..", PurePath(name).anchor)
+        inside = [part for part in PurePath(name).parts if part not in leaving]
+        path = output.joinpath(*inside or ["video"])
+        stem = path.stem if path.suffix == ".mp4" else path.name
+        candidates = (path.with_name(f"{stem}{mark}.mp4") for mark in _marks())
+        free = (path for path in candidates if not taken & {path, side_by_side_path(path)})
+        paths[name] = next(free)
+        taken |= {paths[name], side_by_side_path(paths[name])}
+    return paths
+
+
+def _marks() -> Iterator[str]:
+    """Nothing, _2, _3, ..."""
+    yield ""
+    yield from (f"_{number}" for number in itertools.count(2))
+
+
+def side_by_side_path(reconstruction: Path) -> Path:
+    """Where the original and its reconstruction, side by side, go."""
+    return reconstruction.with_name(f"{reconstruction.stem}_side_by_side.mp4")
+
+
+def check_apart(reconstructions: Iterable[Path], videos: Iterable[Path]) -> None:
+    """Raise ValueError if a reconstruction or its side-by-side would replace one of the videos."""
+    originals = {video.resolve() for video in videos}
+    for path in reconstructions:
+        if originals & {path.resolve(), side_by_side_path(path).resolve()}:
+            raise ValueError(
+                f"{path} would replace a video of the data set, expected another output_path"
+            )
