@@ -13,7 +13,7 @@ from mg.files import atomic_path, lock_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.exchange import FOLDERS, Exchange
-from mg.inference.sources import Failure, Sources, find_sources
+from mg.inference.sources import Failure, find_sources
 from mg.latents.encoding import Encoding
 from mg.latents.inventory import read_inventory
 from mg.latents.manifest import write_manifest
@@ -67,30 +67,26 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
         share = sources.pending[backend.rank() :: backend.world_size()]
         failed = exchange.gather("failed", encoder.encode_all(share))
         failed = [Failure(*failure) for part in failed for failure in part]
-        summary = _finish(settings, encoding, sources, failed)
+        failed += sources.failed
+        num_rows = _write_tables(output, encoding, sorted(failed)) if ranks.is_first() else 0
         exchange.close()
-    return summary
-
-
-def _finish(
-    settings: DatasetEncoding, encoding: Encoding, sources: Sources, failed: list[Failure]
-) -> Summary:
-    """Write what is over all processes' shards; the first process does."""
-    output, failed = Path(settings.output_path), sorted([*sources.failed, *failed])
-    rows = []
-    if ranks.is_first():
-        rows = read_inventory(output, encoding).rows()
-        with atomic_path(output / "bad.csv") as temporary:
-            _write_failures(temporary, failed)
-        if rows:
-            write_manifest(output, rows, encoding)
-    total = sum(len(source.files) for source in sources.pending) + len(sources.failed)
-    if sources.done + total == len(failed):
+    total = len(names)
+    if total == len(failed):
         reason = f"{failed[0].video}: {failed[0].reason}"
         raise ValueError(
             f"{settings.csv_path}: none of its {total} videos can be encoded; the first: {reason}"
         )
-    return Summary(total - len(failed), sources.done, len(failed), len(rows))
+    return Summary(total - sources.done - len(failed), sources.done, len(failed), num_rows)
+
+
+def _write_tables(output: Path, encoding: Encoding, failed: list[Failure]) -> int:
+    """Write bad.csv, and the manifest of all processes' shards; gives its number of rows."""
+    with atomic_path(output / "bad.csv") as temporary:
+        _write_failures(temporary, failed)
+    rows = read_inventory(output, encoding).rows()
+    if rows:
+        write_manifest(output, rows, encoding)
+    return len(rows)
 
 
 def _write_failures(path: Path, failed: list[Failure]) -> None:
@@ -110,8 +106,9 @@ def _in_directory(output: Path) -> Iterator[None]:
             with lock_folder(output, shared=False, busy=busy):
                 for remains in output.glob(FOLDERS):
                     shutil.rmtree(remains)
-                for remains in output.glob(".*.part.*"):
-                    remains.unlink()
+                for name in ("shard", "manifest", "bad"):
+                    for remains in output.glob(f".{name}-*.part.*"):
+                        remains.unlink()
             stack.enter_context(lock_folder(output, shared=True, busy=busy))
         ranks.gather(None)
         if not ranks.is_first():

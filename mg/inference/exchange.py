@@ -44,8 +44,9 @@ class Exchange:
         return [json.loads(file.read_text()) for file in files]
 
     def close(self) -> None:
-        """Remove the files when all processes have read them."""
+        """Wait for all processes and remove the files."""
         if backend.world_size() > 1:
+            self.gather("end", None)
             ranks.gather(None)
             if ranks.is_first():
                 shutil.rmtree(self._folder)

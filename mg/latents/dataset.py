@@ -1,5 +1,6 @@
 """Read a directory of latents in any order, from Python, without a framework."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 from mg.latents.encoding import draw
 from mg.latents.inventory import Row
 from mg.latents.manifest import MANIFEST, read_manifest
-from mg.latents.shards import Clip, Place, Shard, checksum, read_array, read_shard
+from mg.latents.shards import Clip, Place, Shard, checksum, read_array, read_shard, shard_paths
+
+logger = logging.getLogger(__name__)
 
 
 class LatentDataset:
@@ -129,6 +132,13 @@ class LatentDataset:
             for index, row in zip(indices, rows, strict=True):
                 _check_row(shard, clips.get(row["key"]), Row(**row))
                 self._offsets[index] = shard.places[row["key"]].offset
+        others = [path for path in shard_paths(self.directory) if path.name not in by_shard]
+        encoded = {file.file for path in others for file in read_shard(path).files}
+        if new := encoded.difference(self._table["file"].to_pylist()):
+            logger.warning(
+                "%s: its manifest lacks %d videos that are encoded, run `mg encode-dataset` again",
+                *(self.directory, len(new)),
+            )
 
 
 def _check_row(shard: Shard, clip: Clip | None, row: Row) -> None:

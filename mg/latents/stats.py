@@ -90,9 +90,9 @@ def _spread(dataset: LatentDataset, index: int) -> Spread:
     if dataset.encoding.scaled:
         z = dataset.encoding.unscale(z)
     z = z.reshape(len(z), -1)
-    mean = z.mean(1)
-    squares = ((z - mean[:, None]) ** 2).sum(1) + within
-    if not (np.isfinite(mean).all() and np.isfinite(squares).all()):
+    if not (np.isfinite(z).all() and np.all(np.isfinite(within))):
         row = dataset.row(index)
         raise ValueError(f"{dataset.directory}: the latents {row.key} of {row.file} are not finite")
+    mean = z.mean(1)
+    squares = ((z - mean[:, None]) ** 2).sum(1) + within
     return Spread(np.full(len(z), float(z.shape[1])), mean, squares)
