@@ -1,6 +1,7 @@
 """Containers and encoders of videos to write: which there are, and how they are set."""
 
 import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -99,10 +100,14 @@ def fine_unit(fps: Fraction) -> Fraction:
 
 
 def add_video(
-    container: OutputContainer, shape: tuple[int, ...], fps: Fraction, crf: int, codec: str
+    container: OutputContainer,
+    shape: tuple[int, ...],
+    fps: Fraction,
+    options: Mapping[str, str],
+    codec: str,
 ) -> VideoStream:
     """A stream for frames of this shape `(h w 3)`, set as `open_writer` says."""
-    options = {"crf": str(crf)}
+    options = dict(options)
     if codec == "libx265":
         options["x265-params"] = "log-level=error"  # it would tell stderr about itself
     stream = container.add_stream(codec, rate=fps, options=options)

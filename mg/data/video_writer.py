@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -38,13 +38,13 @@ class VideoWriter:
         path: str | os.PathLike,
         container: OutputContainer,
         fps: float | Fraction,
-        crf: int,
+        options: Mapping[str, str],
         codec: str,
         audio: Audio | None,
     ):
         self._path, self._container, self._audio = path, container, audio
         self._fps = whole_rate(path, fps)
-        self._crf, self._codec = crf, codec
+        self._options, self._codec = options, codec
         self._stream: VideoStream | None = None
         self._shape: tuple[int, ...] = ()
         self._first_time: Fraction | None = None
@@ -100,7 +100,7 @@ class VideoWriter:
         self._unit = fine_unit(self._fps) if has_times and self._takes_times else 1 / self._fps
         self._latest_units = -1
         self._stream = stream = add_video(
-            self._container, self._shape, self._fps, self._crf, self._codec
+            self._container, self._shape, self._fps, self._options, self._codec
         )
         stream.codec_context.time_base = self._unit
         if self._audio is not None:
@@ -163,6 +163,7 @@ def open_writer(
     *,
     crf: int = 10,
     codec: str | None = None,
+    options: Mapping[str, str] | None = None,
     audio_from: str | os.PathLike | None = None,
     cut_audio: bool = False,
 ) -> Iterator[VideoWriter | ImageWriter]:
@@ -182,6 +183,7 @@ def open_writer(
             close to invisible loss, so that what a person judges is the video and not the codec.
         codec: an FFmpeg encoder; None: libx264, or what is usual in a container that does not
             take it.
+        options: more options of the encoder, by FFmpeg's names for them.
         audio_from: copy the sound of this file, packet by packet, as it is. A warning names
             sound that the container does not take and that is left out.
         cut_audio: the sound ends with the last frame.
@@ -201,7 +203,8 @@ def open_writer(
         try:
             codec = choose_encoder(path, codec)
             with open_audio(audio_from) as audio, open_output(path, temporary) as container:
-                writer = VideoWriter(path, container, fps, crf, codec, audio)
+                options = {"crf": str(crf), **(options or {})}
+                writer = VideoWriter(path, container, fps, options, codec, audio)
                 yield writer
                 writer.finish(cut_audio=cut_audio)
         except FFmpegError as error:
