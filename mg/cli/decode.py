@@ -1,0 +1,36 @@
+"""Decode a latent file to a video."""
+
+import sys
+
+from mg.cli.command import Parser, parse, run
+from mg.inference.settings import Decoding
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Decode a latent file that mg encode wrote to a video of the size, frame count "
+        "and times of the original. Scaled and raw latents are told apart by the file."
+    )
+    parser.add_argument("source", metavar="LATENT", help="Latent file, *.safetensors.")
+    parser.add_argument(
+        "target", metavar="OUT", help="Video or image to write; its suffix chooses the format."
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    parser.add_class_arguments(Decoding, skip={"source", "target"})
+    settings = parse(parser, Decoding, args)
+    from mg.inference.decode import decode
+
+    video = decode(settings)
+    print(
+        f"Wrote {settings.target}: {video.frames} frames of {video.width}x{video.height} pixels, "
+        f"{float(video.fps):g} frames/s"
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `mg decode`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

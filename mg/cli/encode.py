@@ -1,0 +1,36 @@
+"""Encode one video to a latent file."""
+
+import sys
+
+from mg.cli.command import Parser, parse, run
+from mg.inference.settings import FileEncoding
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Encode a video or an image to a latent file, a .safetensors that also holds "
+        "all that decoding takes: the TAE's config, whether the latents are scaled, and the "
+        "video's size, frame count and times."
+    )
+    parser.add_argument("source", metavar="IN", help="Video or image.")
+    parser.add_argument("target", metavar="OUT", help="Latent file to write, *.safetensors.")
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    parser.add_class_arguments(FileEncoding, skip={"source", "target"})
+    settings = parse(parser, FileEncoding, args)
+    from mg.inference.encode import encode
+
+    video = encode(settings)
+    kind = f"{'scaled' if settings.scaled else 'raw'} {'sample' if settings.sample else 'mean'}"
+    print(
+        f"Wrote {settings.target}: {kind} latents of {video.frames} frames of "
+        f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `mg encode`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

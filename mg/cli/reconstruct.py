@@ -1,0 +1,45 @@
+"""Reconstruct one video by a TAE."""
+
+import sys
+
+from mg.cli.command import Parser, parse, run
+from mg.inference.settings import Reconstruction
+
+
+def command(args: list[str] | None) -> None:
+    parser = Parser(
+        description="Reconstruct a video or an image by a TAE, from its posterior's mean. Frames "
+        "keep their number, size and times, sound is copied. Prints PSNR and SSIM, means over "
+        "frames."
+    )
+    parser.add_argument("source", metavar="IN", help="Video or image.")
+    parser.add_argument(
+        "target", metavar="OUT", help="Video or image to write; its suffix chooses the format."
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the options below.")
+    parser.add_argument(
+        "--side_by_side",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="Write the original beside its reconstruction, in one video.",
+    )
+    parser.add_class_arguments(Reconstruction, skip={"source", "target", "side_by_side"})
+    settings = parse(parser, Reconstruction, args)
+    from mg.inference.reconstruct import reconstruct
+
+    scores = reconstruct(settings)
+    measured = ""
+    if scores.psnr is not None and scores.ssim is not None:
+        measured = f", PSNR {scores.psnr.mean():.2f} dB, SSIM {scores.ssim.mean():.4f}"
+    print(f"Wrote {settings.target}: {scores.frames} frames{measured}")
+
+
+def main(args: list[str] | None = None) -> int:
+    """The command `mg reconstruct`."""
+    return run(command, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Encode one video, of any length, to a latent file."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from mg import backend
+from mg.data import Chunk, promised_frames, read_chunks, read_fps
+from mg.files import sha256
+from mg.inference.network import check_apart, check_size, encoded, load_network
+from mg.inference.progress import frame_progress
+from mg.inference.settings import FileEncoding
+from mg.latents.encoding import Encoding
+from mg.latents.file import Video, check_name, write_latents
+
+
+def encode(settings: FileEncoding) -> Video:
+    """Encode a video to a latent file (see `mg.latents.file`), in constant memory; gives what video
+    it is.
+
+    Raises:
+        ValueError, OSError: something is wrong with settings, input, checkpoint or output; nothing
+            is written then.
+    """
+    check_name(settings.target)
+    check_apart(settings.target, settings.source, settings.ckpt_path)
+    counts = [promised_frames(settings.source), settings.num_frames]
+    fps = read_fps(settings.source)
+    tae = load_network(settings)
+    encoding = Encoding(sha256(settings.ckpt_path), tae.config, settings.deciding())
+    chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    with (
+        frame_progress(min((n for n in counts if n is not None), default=None)) as progress,
+        closing(chunks),
+        backend.no_grad(),
+    ):
+        first = next(chunks)
+        size = check_size(settings.source, first.frames, tae)
+        clock = _Clock(fps)
+
+        def entering(chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
+            for chunk in chunks:
+                clock.add(chunk.times)
+                yield chunk.frames
+
+        def leaving() -> Iterator[np.ndarray]:
+            frames = entering(chain([first], chunks))
+            for z in encoded(tae, frames, sample=settings.sample, seed=settings.seed):
+                yield z
+                progress.update(min(z.shape[1] * tae.compression, len(clock.times) - progress.n))
+
+        def describe() -> Video:
+            return Video(Path(settings.source).name, len(clock.times), *size, fps, clock.varying())
+
+        write_latents(settings.target, leaving(), encoding, describe)
+    return describe()
+
+
+class _Clock:
+    """Gathers the times of frames, in seconds from the first."""
+
+    def __init__(self, fps: Fraction):
+        self._fps = fps
+        self._first: Fraction | None = None
+        self._is_constant = True
+        self.times = array("d")
+
+    def add(self, times: list[Fraction]) -> None:
+        for time in times:
+            self._first = time if self._first is None else self._first
+            regular = len(self.times) / self._fps
+            self._is_constant &= time - self._first == regular
+            self.times.append(float(time - self._first))
+
+    def varying(self) -> np.ndarray | None:
+        """The times, unless the frame rate tells them."""
+        return None if self._is_constant else np.array(self.times)

@@ -1,0 +1,93 @@
+"""Reconstruct one video, of any length, and say how well."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from mg import backend
+from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
+from mg.evaluation.metrics import psnr, ssim
+from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
+from mg.inference.progress import frame_progress
+from mg.inference.settings import Reconstruction
+from mg.models.tae.tae import TemporalAutoencoder
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How many frames were reconstructed, and the PSNR in dB and SSIM of each `(frames)`, if they
+    were measured."""
+
+    frames: int
+    psnr: np.ndarray | None
+    ssim: np.ndarray | None
+
+
+def reconstruct(settings: Reconstruction) -> Scores:
+    """Reconstruct a video from its posterior's mean and write it with the times of its frames and
+    its sound, in constant memory.
+
+    Raises:
+        ValueError, OSError: something is wrong with settings, input, checkpoint or output; nothing
+            is written then.
+    """
+    check_apart(settings.target, settings.source, settings.ckpt_path)
+    check_output(settings.target, settings.codec)
+    total = _least(promised_frames(settings.source), settings.num_frames)
+    fps = read_fps(settings.source)
+    tae = load_network(settings)
+    scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
+    chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    with (
+        frame_progress(total) as progress,
+        closing(chunks),
+        open_writer(
+            settings.target,
+            fps,
+            crf=settings.crf,
+            codec=settings.codec,
+            audio_from=settings.source,
+            cut_audio=settings.num_frames is not None,
+        ) as writer,
+        backend.no_grad(),
+    ):
+        for chunk, frames in _reconstructed(tae, settings.source, chunks):
+            if settings.measure:
+                scores["psnr"].append(psnr(chunk.frames, frames))
+                scores["ssim"].append(ssim(chunk.frames, frames))
+            if settings.side_by_side:
+                frames = np.concatenate([chunk.frames, frames], axis=2)
+            for image, time in zip(frames, chunk.times, strict=True):
+                writer.write(image, time)
+            progress.update(len(frames))
+    joined = {key: np.concatenate(values) if values else None for key, values in scores.items()}
+    return Scores(writer.count, **joined)
+
+
+def _reconstructed(
+    tae: TemporalAutoencoder, path: str, chunks: Iterator[Chunk]
+) -> Iterator[tuple[Chunk, np.ndarray]]:
+    """Consecutive frames and their reconstruction, uint8 `(t h w 3)`."""
+    first = next(chunks)
+    size = check_size(path, first.frames, tae)
+    waiting = deque()  # frames that are in the network
+
+    def entering(chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
+        for chunk in chunks:
+            waiting.extend(zip(*chunk, strict=True))
+            yield chunk.frames
+
+    for frames in decoded(tae, encoded(tae, entering(chain([first], chunks))), size):
+        # The last latents decode to more frames than there were.
+        pairs = [waiting.popleft() for _ in range(min(len(waiting), len(frames)))]
+        if pairs:
+            images, times = zip(*pairs, strict=True)
+            yield Chunk(np.stack(images), [*times]), frames[: len(pairs)]
+
+
+def _least(*counts: int | None) -> int | None:
+    return min((count for count in counts if count is not None), default=None)
