@@ -16,6 +16,7 @@ def test_a_constant_added_to_all_keys_has_no_gradient_with_one_frame_either(comp
     setting = Setting(
         groups=2,
         over_clip=False,
+        attention_window=4,
         upsample_padding="replicate",
         use_recompute=False,
         rng=np.random.default_rng(0),

@@ -23,11 +23,12 @@ def test_the_config_is_the_published_one():
         "use_post_quant_conv": False,
         "scaling_factor": 1.5305,
         "shift_factor": 0.0609,
+        "attention_window": 4,
         "norm_scope": "frame",
         "upsample_padding": "replicate",
     }
     differing = {key for key in TAE_CONFIG if MINDONE_TAE_CONFIG[key] != TAE_CONFIG[key]}
-    assert differing == {"norm_scope", "upsample_padding"}
+    assert differing == {"attention_window", "norm_scope", "upsample_padding"}
 
 
 @pytest.mark.once
@@ -58,6 +59,8 @@ def test_the_full_network_has_the_papers_size():
         ({"norm_scope": "batch"}, "norm_scope is 'batch', expected one of .*'frame', 'clip'"),
         ({"upsample_padding": "reflect"}, "upsample_padding is 'reflect', expected one of"),
         ({"norm_scope": None}, "norm_scope is None"),
+        ({"attention_window": 0}, "attention_window is 0"),
+        ({"attention_window": 4.0}, "attention_window is 4.0"),
     ],
     ids=str,
 )

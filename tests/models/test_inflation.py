@@ -146,6 +146,7 @@ def test_a_directorys_config_gives_sizes_scaling_and_shift(pair):
         "use_post_quant_conv": given["use_post_quant_conv"],
         "scaling_factor": given["scaling_factor"],
         "shift_factor": given["shift_factor"] or 0.0,
+        "attention_window": 4,
         "norm_scope": "frame",
         "upsample_padding": "replicate",
     }

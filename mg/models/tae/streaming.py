@@ -96,17 +96,18 @@ class Stage:
         self._waiting: Tensor | None = None
 
     def feed(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next frames; gives those that can be computed. The last ones fed wait, so that
-        `flush` has some to end with."""
+        """Take the next frames; gives those that can be computed. The last one fed waits, so that
+        `flush` has one to end with."""
         x = x if self._waiting is None else cat([self._waiting, x], 1)
-        while x.shape[1] > self._size:
-            piece, x = x[:, : self._size], x[:, self._size :]
-            yield from self._computed(piece)
+        while x.shape[1] > 1:
+            size = min(self._size, x.shape[1] - 1)
+            yield from self._computed(x[:, :size])
+            x = x[:, size:]
         self._waiting = copy(x)
 
     def flush(self) -> Iterator[Tensor]:
         """The clip has ended: gives the frames that are left, one at least."""
-        assert self._waiting is not None
+        assert self._waiting is not None  # an earlier stage gives its last frames at its flush
         self._memory.is_last = True
         yield from self._computed(self._waiting)
 

@@ -3,21 +3,31 @@
 Axes: b batch, c channels, z latent channels, t frames, h height, w width.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from mg.backend import Tensor
+from mg.models.tae.values import check_target
 
-if TYPE_CHECKING:
-    from mg.models.tae.tae import TemporalAutoencoder
+Latents = tuple[Tensor, Tensor, Tensor]
+"""(z, mean, logvar), each `(b z t h/8 w/8)`."""
+
+
+class Stream(Protocol):
+    """What takes a clip in pieces and gives its results in pieces."""
+
+    def feed(self, x: Tensor) -> Iterator[Tensor]:
+        """Take the next frames; gives those that can be computed."""
+        ...
+
+    def flush(self) -> Iterator[Tensor]:
+        """The clip has ended: gives the frames that are left."""
+        ...
 
 
 class EncodeStream:
-    """`TemporalAutoencoder.encode` of a video that comes in pieces, in constant memory.
+    """`TemporalAutoencoder.encode` of a video that comes in pieces, in constant memory; made by
+    `TemporalAutoencoder.encoder_stream`.
 
     The latents are those of the whole video, up to rounding; none is computed twice. They come
     later than their frames: a layer waits for the frames that it reads. Nothing is differentiated.
@@ -25,18 +35,21 @@ class EncodeStream:
     is computed in tiles in time instead.
 
     Args:
-        tae: the network, with its tiles in space if any are set.
-        sample, seed: as in `encode`.
+        check: makes of a piece what the encoder takes.
+        open_stream: of the frames' height and width, gives moments for videos.
+        draw: makes latents of moments.
     """
 
     def __init__(
-        self, tae: TemporalAutoencoder, *, sample: bool = True, seed: int | None = None
-    ) -> None:
-        self._tae = tae
-        self._rng = np.random.default_rng(seed) if sample else None
+        self,
+        check: Callable[[Tensor], Tensor],
+        open_stream: Callable[[int, int], Stream],
+        draw: Callable[[Tensor], Latents],
+    ):
+        self._check, self._open, self._draw = check, open_stream, draw
         self._sizes: tuple[int, ...] | None = None
 
-    def feed(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def feed(self, x: Tensor) -> list[Latents]:
         """Take the next frames.
 
         Args:
@@ -51,7 +64,7 @@ class EncodeStream:
         """
         return list(self.take(x))
 
-    def flush(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def flush(self) -> list[Latents]:
         """The video has ended: gives the latents that are left.
 
         Raises:
@@ -59,41 +72,45 @@ class EncodeStream:
         """
         return list(self.end())
 
-    def take(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def take(self, x: Tensor) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
-        x = self._tae.encodable(x)
+        x = self._check(x)
         sizes = (*x.shape[:2], *x.shape[3:])
         if self._sizes is None:
             self._sizes = sizes
-            self._stream = self._tae.open_stream(self._tae.encoding(), *sizes[2:])
+            self._stream = self._open(*sizes[2:])
         _check_sizes(sizes, self._sizes)
         for moments in self._stream.feed(x):
-            yield self._tae.drawn(moments, self._rng)
+            yield self._draw(moments)
 
-    def end(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def end(self) -> Iterator[Latents]:
         """`flush`, one piece at a time."""
         if self._sizes is None:
             raise ValueError("the video holds no frame")
         for moments in self._stream.flush():
-            yield self._tae.drawn(moments, self._rng)
+            yield self._draw(moments)
 
 
 class DecodeStream:
-    """`TemporalAutoencoder.decode` of latents that come in pieces, in constant memory; see
-    `EncodeStream`.
+    """`TemporalAutoencoder.decode` of latents that come in pieces, in constant memory; made by
+    `TemporalAutoencoder.decoder_stream`. See `EncodeStream`.
 
     Args:
-        tae: the network, with its tiles in space if any are set.
+        check: makes of a piece what the decoder takes.
+        open_stream: of the latents' height and width, gives videos for latents.
+        compression: frames to a latent frame, rows and columns to one of it.
         num_target_frames, target_size: as in `decode`.
     """
 
     def __init__(
         self,
-        tae: TemporalAutoencoder,
-        num_target_frames: int | None = None,
-        target_size: tuple[int, int] | None = None,
-    ) -> None:
-        self._tae = tae
+        check: Callable[[Tensor], Tensor],
+        open_stream: Callable[[int, int], Stream],
+        compression: int,
+        num_target_frames: int | None,
+        target_size: tuple[int, int] | None,
+    ):
+        self._check, self._open, self._compression = check, open_stream, compression
         self._num_frames, self._target_size = num_target_frames, target_size
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
@@ -122,12 +139,12 @@ class DecodeStream:
 
     def take(self, z: Tensor) -> Iterator[Tensor]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
-        z = self._tae.decodable(z)
+        z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
             self._sizes = sizes
-            self._tae.check_target(None, self._target_size, z)
-            self._stream = self._tae.open_stream(self._tae.decoding(), *sizes[2:])
+            check_target(None, self._target_size, z, self._compression)
+            self._stream = self._open(*sizes[2:])
         _check_sizes(sizes, self._sizes)
         self._fed += z.shape[2]
         for x in self._stream.feed(z):
@@ -137,7 +154,7 @@ class DecodeStream:
         """`flush`, one piece at a time."""
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
-        holds = self._fed * self._tae.compression
+        holds = self._fed * self._compression
         if self._num_frames is not None and not 1 <= self._num_frames <= holds:
             raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
         for x in self._stream.flush():

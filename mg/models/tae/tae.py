@@ -1,10 +1,7 @@
-"""Movie Gen's Temporal Autoencoder (arXiv 2410.13720, section 3.1.1): the whole wiring.
+"""Movie Gen's Temporal Autoencoder (arXiv 2410.13720, section 3.1.1).
 
-An image autoencoder inflated to video: a 1-D temporal convolution after every 2-D convolution, a
-1-D temporal attention after every spatial attention. It compresses 8x in time, height and width.
-
-Axes: b batch, c channels, t frames, h height, w width. The interface is `(b c t h w)`; inside, a
-video is `(b t c h w)`.
+The interface is `(b c t h w)`: b batch, c channels, t frames, h height, w width. The encoder and
+the decoder, in network.py, work on `(b t c h w)`.
 """
 
 import logging
@@ -14,21 +11,14 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mg import backend
-from mg.backend import Module, ModuleList, Tensor, cast, cat, silu
+from mg.backend import Module, Tensor, cast
 from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config
-from mg.models.tae.layers import (
-    Conv,
-    DecoderLevel,
-    EncoderLevel,
-    GroupNorm,
-    MiddleBlock,
-    Setting,
-    SpatialConv,
-)
-from mg.models.tae.piecewise import Direction, SpaceStream, by_slices
-from mg.models.tae.streaming import LayerStream
-from mg.models.tae.streams import DecodeStream, EncodeStream
-from mg.models.tae.tiling import TileStream, Tiling
+from mg.models.tae.layers import Setting, SpatialConv
+from mg.models.tae.network import Decoder, Encoder
+from mg.models.tae.piecewise import Direction, by_slices
+from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
+from mg.models.tae.tiling import Tiling
+from mg.models.tae.values import check_target, extended, latents, video
 from mg.models.tae.weights import (
     Arrays,
     infer_sizes,
@@ -42,91 +32,6 @@ from mg.models.tae.weights import (
 __all__ = ["MINDONE_TAE_CONFIG", "TAE_CONFIG", "TemporalAutoencoder", "Tiling", "check_config"]
 
 logger = logging.getLogger(__name__)
-
-
-class Encoder(Module):
-    """`(b t c h w)` to the mean and log variance of each latent, side by side in channels."""
-
-    def __init__(self, setting, config):
-        super().__init__()
-        widths = [config["ch"] * multiple for multiple in config["ch_mult"]]
-        self.conv_in = Conv(setting, config["in_channels"], config["ch"])
-        self.down = ModuleList(
-            [
-                EncoderLevel(
-                    setting,
-                    in_channels=widths[level - 1] if level else config["ch"],
-                    out_channels=width,
-                    num_blocks=config["num_res_blocks"],
-                    has_resampling=level < len(widths) - 1,
-                )
-                for level, width in enumerate(widths)
-            ]
-        )
-        self.mid = MiddleBlock(setting, widths[-1])
-        self.norm_out = GroupNorm(setting, widths[-1])
-        self.conv_out = Conv(setting, widths[-1], 2 * config["z_channels"])
-
-    def forward(self, x):
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        return self.head(self.mid(x))
-
-    def head(self, x, memory=None):
-        return self.conv_out(silu(self.norm_out(x)), memory)
-
-    def parts(self):
-        """The functions that `forward` calls in turn, of (x, memory); with each, how much coarser
-        than the pixels its input is, and the finest that it computes."""
-        levels = [(level, 2**number, 2**number) for number, level in enumerate(self.down)]
-        coarsest = levels[-1][1]
-        ends = [(self.mid, coarsest, coarsest), (self.head, coarsest, coarsest)]
-        return [(self.conv_in, 1, 1), *levels, *ends]
-
-
-class Decoder(Module):
-    """Latents `(b t c h w)` to pixels; level 0 has the pixels' resolution and comes last."""
-
-    def __init__(self, setting, config):
-        super().__init__()
-        widths = [config["ch"] * multiple for multiple in config["ch_mult"]]
-        self.num_levels = len(widths)
-        self.conv_in = Conv(setting, config["z_channels"], widths[-1])
-        self.mid = MiddleBlock(setting, widths[-1])
-        self.up = ModuleList(
-            [
-                DecoderLevel(
-                    setting,
-                    in_channels=widths[min(level + 1, len(widths) - 1)],
-                    out_channels=width,
-                    num_blocks=config["num_res_blocks"] + 1,
-                    has_resampling=level > 0,
-                )
-                for level, width in enumerate(widths)
-            ]
-        )
-        self.norm_out = GroupNorm(setting, widths[0])
-        self.conv_out = Conv(setting, widths[0], config["out_ch"])
-
-    def features(self, z):
-        """All but the last layer, `conv_out`, which `last_layer` of the whole network calls."""
-        x = self.mid(self.conv_in(z))
-        for level in range(self.num_levels):
-            x = self.up[self.num_levels - 1 - level](x)
-        return silu(self.norm_out(x))
-
-    def head(self, x, memory=None):
-        return self.conv_out(silu(self.norm_out(x)), memory)
-
-    def parts(self):
-        """As `Encoder.parts`, of `features` and `conv_out`."""
-        levels = [
-            (level, 2**number, 2 ** max(number - 1, 0)) for number, level in enumerate(self.up)
-        ]
-        coarsest = levels[-1][1]
-        starts = [(self.conv_in, coarsest, coarsest), (self.mid, coarsest, coarsest)]
-        return [*starts, *reversed(levels), (self.head, 1, 1)]
 
 
 class TemporalAutoencoder(Module):
@@ -318,8 +223,8 @@ class TemporalAutoencoder(Module):
             ValueError: another shape, or values that are not finite. Values beyond [-1, 1] are
                 warned of once.
         """
-        moments = self._in_pieces(self.encoding(), self.encodable(x))
-        return self.drawn(moments, np.random.default_rng(seed) if sample else None)
+        moments = self._in_pieces(self._encoding(), self.encodable(x))
+        return self._drawn(moments, np.random.default_rng(seed) if sample else None)
 
     def decode(
         self,
@@ -342,16 +247,17 @@ class TemporalAutoencoder(Module):
                 target larger than what there is.
         """
         z = self.decodable(z)
-        self.check_target(num_target_frames, target_size, z)
-        x = self._in_pieces(self.decoding(), z)
+        check_target(num_target_frames, target_size, z, self.compression)
+        x = self._in_pieces(self._decoding(), z)
         rows, columns = target_size or x.shape[3:]
         return x[:, :, : num_target_frames or x.shape[2], :rows, :columns]
 
     def encode_stream(
         self, chunks: Iterable[Tensor], sample: bool = True, *, seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """`encode` of a video that comes in pieces, in constant memory; see `EncodeStream`."""
-        stream = EncodeStream(self, sample=sample, seed=seed)
+        """`encode` of a video that comes in pieces, in constant memory: an iterator over what
+        `encoder_stream` gives."""
+        stream = self.encoder_stream(sample, seed=seed)
         for chunk in chunks:
             yield from stream.take(chunk)
         yield from stream.end()
@@ -362,11 +268,35 @@ class TemporalAutoencoder(Module):
         num_target_frames: int | None = None,
         target_size: tuple[int, int] | None = None,
     ) -> Iterator[Tensor]:
-        """`decode` of latents that come in pieces, in constant memory; see `DecodeStream`."""
-        stream = DecodeStream(self, num_target_frames, target_size)
+        """`decode` of latents that come in pieces, in constant memory: an iterator over what
+        `decoder_stream` gives."""
+        stream = self.decoder_stream(num_target_frames, target_size)
         for chunk in chunks:
             yield from stream.take(chunk)
         yield from stream.end()
+
+    def encoder_stream(self, sample: bool = True, *, seed: int | None = None) -> EncodeStream:
+        """A stream to feed with a video and to flush, in the tiles in space that are set."""
+        rng = np.random.default_rng(seed) if sample else None
+        return EncodeStream(
+            self.encodable,
+            lambda height, width: self._open(self._encoding(), height, width),
+            lambda moments: self._drawn(moments, rng),
+        )
+
+    def decoder_stream(
+        self,
+        num_target_frames: int | None = None,
+        target_size: tuple[int, int] | None = None,
+    ) -> DecodeStream:
+        """A stream to feed with latents and to flush, in the tiles in space that are set."""
+        return DecodeStream(
+            self.decodable,
+            lambda height, width: self._open(self._decoding(), height, width),
+            self.compression,
+            num_target_frames,
+            target_size,
+        )
 
     @backend.in_python
     def forward(self, x: Tensor) -> Tensor:
@@ -430,7 +360,7 @@ class TemporalAutoencoder(Module):
 
     # What streams are made of.
 
-    def encoding(self) -> Direction:
+    def _encoding(self) -> Direction:
         """The way from a video to its moments, in the tiles that are set."""
         tiling = self._tiling or _WHOLE
         return Direction(
@@ -445,7 +375,7 @@ class TemporalAutoencoder(Module):
             size_overlap=tiling.size_overlap,
         )
 
-    def decoding(self) -> Direction:
+    def _decoding(self) -> Direction:
         """The way from latents to a video, in the tiles that are set."""
         tiling = self._tiling or _WHOLE
         return Direction(
@@ -460,11 +390,8 @@ class TemporalAutoencoder(Module):
             size_overlap=tiling.size_overlap,
         )
 
-    def open_stream(
-        self, direction: Direction, height: int, width: int
-    ) -> LayerStream | SpaceStream | TileStream:
-        """A stream in one direction, for input of that height and width: exact where the network
-        allows it, else in tiles in time."""
+    def _open(self, direction: Direction, height: int, width: int) -> Stream:
+        """A stream for input of that height and width: exact where the network allows it."""
         if self.streams_exactly:
             return direction.layer_stream(height, width)
         if not self._warned_of_tiles:
@@ -482,7 +409,7 @@ class TemporalAutoencoder(Module):
         config = self.config
         return config["norm_scope"] == "frame" and config["attention_window"] is not None
 
-    def drawn(
+    def _drawn(
         self, moments: Tensor, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(z, mean, logvar) of moments; z is the mean, or drawn by `rng` frame after frame."""
@@ -499,43 +426,12 @@ class TemporalAutoencoder(Module):
         Raises:
             ValueError: see `encode`.
         """
-        x = self._checked_video(x)
-        for axis in (3, 4):
-            x = _extend(x, axis, -x.shape[axis] % self.compression)
-        return x
-
-    def check_target(self, num_frames: int | None, size: tuple[int, int] | None, z: Tensor) -> None:
-        """Raise unless latents z hold that many frames, of that height and width.
-
-        Raises:
-            ValueError: they hold less.
-        """
-        targets = (num_frames, *(size or (None, None)))
-        for target, length, axis in zip(
-            targets, z.shape[2:], ("frames", "rows", "columns"), strict=True
-        ):
-            holds = length * self.compression
-            if target is not None and not 1 <= target <= holds:
-                raise ValueError(f"{target} {axis} asked of latents that hold 1 to {holds}")
-
-    def _in_pieces(self, direction, x):
-        return by_slices(direction.in_tiles, x) if self.use_slicing else direction.in_tiles(x)
-
-    def _checked_video(self, x):
-        x = x if backend.is_tensor(x) else backend.from_numpy(np.asarray(x, np.float32))
-        channels, smallest = self.config["in_channels"], self.compression
-        if x.ndim != 5 or x.shape[1] != channels or min(x.shape) < 1 or min(x.shape[3:]) < smallest:
-            raise ValueError(
-                f"a video of shape {tuple(x.shape)}, expected (b {channels} t h w) with t >= 1 and "
-                f"h, w >= {smallest}"
-            )
-        if not _all_finite(x):
-            raise ValueError("the video holds NaN or infinite values, expected [-1, 1]")
+        x = video(x, self.config["in_channels"], smallest=self.compression)
         largest = float(backend.to_numpy(x.abs().max()))
         if largest > 1.0 + 1e-3 and not self._warned_of_range:
             self._warned_of_range = True
             logger.warning("the video's values reach %.4g in size, expected [-1, 1]", largest)
-        return x
+        return extended(x, self.compression)
 
     def decodable(self, z: Tensor) -> Tensor:
         """z as a tensor.
@@ -543,13 +439,10 @@ class TemporalAutoencoder(Module):
         Raises:
             ValueError: see `decode`.
         """
-        z = z if backend.is_tensor(z) else backend.from_numpy(np.asarray(z, np.float32))
-        channels = self.config["z_channels"]
-        if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
-            raise ValueError(f"latents of shape {tuple(z.shape)}, expected (b {channels} t h w)")
-        if not _all_finite(z):
-            raise ValueError("the latents hold NaN or infinite values")
-        return z
+        return latents(z, self.config["z_channels"])
+
+    def _in_pieces(self, direction, x):
+        return by_slices(direction.in_tiles, x) if self.use_slicing else direction.in_tiles(x)
 
 
 _WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)
@@ -564,16 +457,3 @@ def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> di
         return check_config({**base, **infer_sizes(arrays)})
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-
-
-def _all_finite(x: Tensor) -> bool:
-    # x - x is zero but for NaN and infinity; MindSpore's maximum on the CPU skips NaN.
-    return float(backend.to_numpy((x - x).sum())) == 0
-
-
-def _extend(x: Tensor, axis: int, count: int) -> Tensor:
-    """Repeat the last slice of x along `axis` `count` times."""
-    if count == 0:
-        return x
-    last = x[(slice(None),) * axis + (slice(x.shape[axis] - 1, x.shape[axis]),)]
-    return cat([x] + [last] * count, axis)

@@ -1,0 +1,74 @@
+"""What goes into the network: checked, and made to fit. Shapes `(b c t h w)`."""
+
+import numpy as np
+
+from mg import backend
+from mg.backend import Tensor, cat
+
+
+def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
+    """x as a tensor.
+
+    Raises:
+        ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
+            values that are not finite.
+    """
+    x = _tensor(x)
+    if x.ndim != 5 or x.shape[1] != channels or min(x.shape) < 1 or min(x.shape[3:]) < smallest:
+        raise ValueError(
+            f"a video of shape {tuple(x.shape)}, expected (b {channels} t h w) with t >= 1 and "
+            f"h, w >= {smallest}"
+        )
+    if not _all_finite(x):
+        raise ValueError("the video holds NaN or infinite values, expected [-1, 1]")
+    return x
+
+
+def latents(z: Tensor, channels: int) -> Tensor:
+    """z as a tensor.
+
+    Raises:
+        ValueError: another shape than `(b channels t h w)`, or values that are not finite.
+    """
+    z = _tensor(z)
+    if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
+        raise ValueError(f"latents of shape {tuple(z.shape)}, expected (b {channels} t h w)")
+    if not _all_finite(z):
+        raise ValueError("the latents hold NaN or infinite values")
+    return z
+
+
+def check_target(
+    num_frames: int | None, size: tuple[int, int] | None, z: Tensor, compression: int
+) -> None:
+    """Raise unless latents z hold that many frames, of that height and width.
+
+    Raises:
+        ValueError: they hold less.
+    """
+    targets = (num_frames, *(size or (None, None)))
+    for target, length, axis in zip(
+        targets, z.shape[2:], ("frames", "rows", "columns"), strict=True
+    ):
+        holds = length * compression
+        if target is not None and not 1 <= target <= holds:
+            raise ValueError(f"{target} {axis} asked of latents that hold 1 to {holds}")
+
+
+def extended(x: Tensor, multiple: int) -> Tensor:
+    """x with its last row and column repeated until height and width are multiples."""
+    for axis in (3, 4):
+        length = x.shape[axis]
+        if missing := -length % multiple:
+            last = x[(slice(None),) * axis + (slice(length - 1, length),)]
+            x = cat([x] + [last] * missing, axis)
+    return x
+
+
+def _tensor(x: Tensor) -> Tensor:
+    return x if backend.is_tensor(x) else backend.from_numpy(np.asarray(x, np.float32))
+
+
+def _all_finite(x: Tensor) -> bool:
+    # x - x is zero but for NaN and infinity; MindSpore's maximum on the CPU skips NaN.
+    return float(backend.to_numpy((x - x).sum())) == 0
