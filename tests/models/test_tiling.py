@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mg.backend import from_numpy, to_numpy
-from mg.models.tae.tiling import tile_spans, tiled
+from mg.models.tae.tiling import TileStream, Tiling, cut_out, tile_spans, tiled, tiled_in_space
 
 from .random_network import random_network, random_video
 
@@ -97,6 +97,60 @@ def test_where_tiles_meet_one_fades_linearly_into_the_next():
     np.testing.assert_allclose(y, [0] * 5 + [0.25, 0.5, 0.75] + [1] * 5, atol=1e-6)
 
 
+def test_a_stream_of_tiles_gives_what_tiles_of_the_whole_give():
+    def running_sum(part):  # depends on where its tile starts
+        return from_numpy(np.cumsum(to_numpy(part), axis=0))
+
+    rng = np.random.default_rng(1)
+    for length, tile, overlap in plans():
+        x = from_numpy(random_video(length, 2, seed=length))
+        stream = TileStream(running_sum, axis=0, tile=tile, overlap=overlap)
+        got, start = [], 0
+        while start < length:
+            stop = min(start + int(rng.integers(1, 9)), length)
+            got += stream.feed(x[start:stop])
+            start = stop
+        got += stream.flush()
+        whole = tiled(running_sum, x, axis=0, tile=tile, overlap=overlap)
+        joined = np.concatenate([to_numpy(piece) for piece in got])
+        np.testing.assert_allclose(joined, to_numpy(whole), atol=1e-6)
+
+
+def test_weights_in_space_sum_to_one_wherever_tiles_meet_short_ones_included():
+    rng = np.random.default_rng(2)
+    for _ in range(15):
+        tile, size = int(rng.integers(2, 8)), rng.integers(1, 24, 2)
+        overlap = int(rng.integers(0, tile // 2 + 1))
+        x = from_numpy(random_video(1, 2, 3, *size, seed=tile))
+        same = tiled_in_space(
+            lambda *place: cut_out(x, *place),  # noqa: B023
+            tuple(size),
+            tile=tile,
+            overlap=overlap,
+        )
+        np.testing.assert_allclose(to_numpy(same), to_numpy(x), atol=1e-6)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encode_frames": 12}, "encode_frames is 12, expected a multiple of 8"),
+        ({"size_overlap": 100}, "size_overlap is 100, expected a multiple of 8"),
+        ({"size": 0}, "size and size_overlap: tile 0 with overlap 128: expected 0 <= 2"),
+        ({"decode_overlap": 24}, "decode_frames and decode_overlap: tile 32 with overlap 24"),
+        ({"encode_frames": -8}, "encode_frames and encode_overlap: tile -8 with overlap 0"),
+    ],
+    ids=str,
+)
+def test_tiles_that_do_not_fit_the_network_are_refused_and_leave_its_tiles(change, message):
+    network = random_network()
+    network.tiling = before = Tiling(size=None)
+    with pytest.raises(ValueError, match=message):
+        network.tiling = Tiling(**change)
+    assert network.tiling == before
+
+
 # The network's own tiles: 32 frames to encode; 4 latents, 2 of them shared, to decode
 
 
@@ -155,3 +209,39 @@ def test_six_latents_are_decoded_in_two_tiles_blended_over_16_frames(whole, in_t
     assert abs(tiles[0, :, 16:] - tiles[1, :, :16]).max() > 0.1  # where the blending shows
     expected = blended([tiles[:1], tiles[1:]], [(0, 32), (16, 48)], 48)
     np.testing.assert_allclose(to_numpy(in_tiles.decode(z)), expected, atol=1e-4)
+
+
+def test_tiles_in_space_are_those_of_the_tile_alone_where_no_other_reaches(whole):
+    network = random_network()
+    network.enable_tiling(Tiling(encode_frames=None, decode_frames=None, size=16, size_overlap=8))
+    video = random_video(1, 3, 3, 24, 40)
+    z = to_numpy(network.encode(video, sample=False)[0])
+    assert z.shape[2:] == (1, 3, 5)
+    first, last = (
+        to_numpy(whole.encode(tile, sample=False)[0])
+        for tile in (video[..., :16, :16], video[..., 8:, 24:])
+    )
+    np.testing.assert_allclose(z[..., 0, 0], first[..., 0, 0], atol=1e-5)
+    np.testing.assert_allclose(z[..., -1, -1], last[..., -1, -1], atol=1e-5)
+    x, tile = to_numpy(network.decode(z)), to_numpy(whole.decode(z[..., :2, :2]))
+    np.testing.assert_allclose(x[..., :8, :8], tile[..., :8, :8], atol=1e-4)
+    network.disable_tiling()
+    assert not network.use_tile
+    assert abs(to_numpy(network.decode(z)) - x).max() > 1e-3
+
+
+def test_slices_give_what_the_batch_gives(whole):
+    network = random_network()
+    network.enable_slicing()
+    video = random_video(3, 3, 9, 8, 8)
+    z = whole.encode(video, seed=1)[0]
+    np.testing.assert_allclose(to_numpy(network.encode(video, seed=1)[0]), to_numpy(z), atol=1e-5)
+    expected = to_numpy(whole.decode(z))
+    seen = []
+    plain = network._decode_tile
+    network._decode_tile = lambda z: seen.append(z.shape[0]) or plain(z)
+    np.testing.assert_allclose(to_numpy(network.decode(z)), expected, atol=1e-4)
+    assert seen == [1, 1, 1]
+    network.disable_slicing()
+    np.testing.assert_allclose(to_numpy(network.decode(z)), expected, atol=1e-4)
+    assert seen == [1, 1, 1, 3]

@@ -79,7 +79,7 @@ def _read_config(path: Path) -> dict:
     name = config.get("_class_name", CLASS_NAME)
     if name != CLASS_NAME:
         hint = "; inflate it first" if name == "AutoencoderKL" else ""
-        raise ValueError(f"{path}: the config of a {name}, expected a {CLASS_NAME}{hint}")
+        raise ValueError(f"{path}: the config of class {name}, expected {CLASS_NAME}{hint}")
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 

@@ -1,0 +1,62 @@
+"""Directories of a saved network, as users of diffusers know them."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from mg.models.tae.tae import TemporalAutoencoder
+
+from .random_network import random_network, values_of
+
+
+def test_a_saved_network_comes_back_with_its_config_and_weights(tmp_path):
+    network = random_network({"scaling_factor": 0.5})
+    network.save_pretrained(tmp_path / "new" / "tae")
+    again = TemporalAutoencoder.from_pretrained(tmp_path / "new" / "tae", use_tile=True)
+    assert again.config == network.config
+    assert again.use_tile
+    expected = values_of(network)
+    for name, value in values_of(again).items():
+        np.testing.assert_array_equal(value, expected[name])
+    other = TemporalAutoencoder(tmp_path / "new" / "tae", {"shift_factor": 2.0})
+    assert other.config == {**network.config, "shift_factor": 2.0}
+
+
+@pytest.mark.once
+def test_the_directory_holds_a_config_to_read_and_the_weights_as_safetensors(tmp_path):
+    network = random_network()
+    network.save_pretrained(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["config.json", "diffusion_pytorch_model.safetensors"]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == {"_class_name": "TemporalAutoencoder", **network.config}
+    with safe_open(tmp_path / names[1], framework="np") as file:
+        assert set(file.keys()) == set(values_of(network))
+
+
+@pytest.mark.once
+def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
+    with pytest.raises(NotADirectoryError, match="nowhere: no such directory, expected a saved"):
+        TemporalAutoencoder.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors: no such"):
+        TemporalAutoencoder.from_pretrained(tmp_path)
+    random_network().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    for text, message in (
+        ("{", "config.json: not JSON"),
+        ("[]", "config.json: expected an object"),
+        (
+            '{"_class_name": "AutoencoderKL"}',
+            "the config of class AutoencoderKL, .*; inflate it first",
+        ),
+        ('{"sample_size": 8}', "unknown TAE config key 'sample_size'"),
+        ('{"ch": 128}', "parameters do not fit the network"),
+    ):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TemporalAutoencoder.from_pretrained(tmp_path)
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        TemporalAutoencoder.from_pretrained(tmp_path)
