@@ -78,6 +78,7 @@ def evaluate(evaluation: Evaluation) -> dict:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
         if report is not None:
             _write_report(report, evaluation, summary)
+    ranks.gather(None)  # the launcher ends all processes with the first: none is still tidying up
     return summary
 
 

@@ -135,7 +135,7 @@ class ReportWriter:
         metrics = [
             {"key": key, **metric, "mean": _mean([video.mean(key) for video in videos])}
             for key, metric in METRICS.items()
-            if any(key in video.scores for video in videos)
+            if key == "psnr" or any(key in video.scores for video in videos)
         ]
         return {
             "videos": videos,

@@ -21,6 +21,7 @@ from cli.support import (
     write_checkpoint,
     write_dataset,
 )
+from evaluation.pages import read_page
 from safetensors.numpy import load_file
 
 from mg import backend
@@ -168,6 +169,12 @@ def test_two_processes_evaluate_as_one(videos, tmp_path):
     rows = [(output / "metrics.csv").read_text().replace(str(output), "") for output in outputs]
     assert rows[0].splitlines()[0] == rows[1].splitlines()[0]
     assert [row.split(",")[0] for row in rows[1].splitlines()[1:]] == names[1:]
+    pages = [read_page(output / "report.html") for output in outputs]
+    assert pages[0].data == pages[1].data
+    assert pages[0].clips == pages[1].clips
+    assert len(pages[1].clips) == 3 * 5
+    assert any("text.mp4" in row for row in pages[1].rows)
+    assert not list(outputs[1].glob(".*"))
     for output in outputs:
         assert len(list(output.glob("*.mp4"))) == 10
 

@@ -42,7 +42,7 @@ class Chart {
 
   mark(frame) {
     if (!this.values) return;
-    const value = this.values[frame];
+    const value = this.values[frame] ?? null;
     this.figure.querySelector("output").textContent = this.text(value);
     const x = this.#x(frame);
     this.cursor.setAttribute("transform", `translate(${x} 0)`);
@@ -65,7 +65,7 @@ class Chart {
   }
 
   #add(name, attributes, text) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    const node = document.createElementNS(this.svg.namespaceURI, name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     if (text !== undefined) node.textContent = text;
     return this.svg.appendChild(node);

@@ -1,7 +1,5 @@
 const { metrics, videos } = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
-
-
 const rows = [...document.querySelectorAll("#rows tr")];
 let selected = null;
 
@@ -24,9 +22,16 @@ function facts(video) {
   return `${video.width} × ${video.height}, ${count}, ${Number(video.fps.toFixed(3))} fps`;
 }
 
+/** Say something about the players; "" says nothing. */
+function note(text) {
+  element("note").textContent = text;
+  element("note").hidden = !text;
+}
+
 function select(number) {
   const video = videos[number];
   if (!video || video === selected) return;
+  players.pause();
   selected = video;
   for (const row of rows) {
     if (Number(row.dataset.video) === number) row.setAttribute("aria-current", "true");
@@ -35,14 +40,15 @@ function select(number) {
   element("name").textContent = video.name;
   element("facts").textContent = facts(video);
   element("players").hidden = element("transport").hidden = !video.playable;
-  element("without").hidden = video.playable === video.frames;
-  element("without").textContent = video.playable
-    ? `The players hold the first ${video.playable} of ${video.frames} frames: the page has room for no more. The charts hold all.`
-    : "No players: the page has room for the worst videos only.";
+  note(
+    video.playable === video.frames ? "" : video.playable
+      ? `The players hold the first ${video.playable} of ${video.frames} frames: the page has room for no more. The charts hold all.`
+      : "No players: the page has room for the worst videos only.",
+  );
   shape(video);
   drawCharts();
-  const roles = video.playable ? players.screens.map((screen) => clipUrl(screen.id, number)) : [];
-  players.load(roles, video.playable, video.fps);
+  const urls = video.playable ? players.screens.map((screen) => clipUrl(screen.id, number)) : [];
+  players.load(urls, video.playable, video.fps);
   element("scrubber").max = Math.max(video.playable - 1, 0);
   for (const id of ["back", "play", "forth", "scrubber"]) element(id).disabled = video.playable < 2;
   update();
@@ -124,7 +130,15 @@ function start() {
     for (const screen of players.screens) screen.playbackRate = players.rate;
   });
   // A click leaves the focus, and with it the space bar, where it was.
-  for (const button of document.querySelectorAll("#viewer button")) button.addEventListener("mousedown", (event) => event.preventDefault());
+  for (const node of document.querySelectorAll("button")) {
+    node.addEventListener("mousedown", (event) => event.preventDefault());
+  }
+  for (const node of document.querySelectorAll("#loop, #speed")) {
+    node.addEventListener("change", () => node.matches(":focus-visible") || node.blur());
+  }
+  for (const screen of players.screens) {
+    screen.addEventListener("error", () => note("This browser cannot play the clips: they are H.264 in MP4."));
+  }
   for (const row of rows) row.addEventListener("click", () => select(Number(row.dataset.video)));
   document.addEventListener("keydown", pressed);
   new ResizeObserver(() => { drawCharts(); update(); }).observe(element("charts"));
