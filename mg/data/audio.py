@@ -32,10 +32,10 @@ class Audio:
     def add_to(self, output: OutputContainer) -> None:
         """Add a stream to `output` for every stream of sound that its format takes; a warning
         names the others."""
-        taken = []
+        taken, accepted = [], _accepted(self._path, output.format.name)
         for stream in self._container.streams.audio:
-            if _takes(output.format.name, stream):
-                self._streams[stream.index] = output.add_stream_from_template(stream)
+            if stream.index in accepted:
+                self._streams[stream.index] = _add_copy(output, stream)
                 taken.append(stream)
             else:
                 codec = stream.codec_context and stream.codec_context.name
@@ -101,12 +101,36 @@ def open_audio(path: str | os.PathLike | None) -> Iterator[Audio | None]:
         stack.close()
 
 
-def _takes(format_name: str, stream: AudioStream) -> bool:
-    """Whether a format takes this sound: it makes a header for it."""
+def _accepted(path: str | os.PathLike, format_name: str) -> set[int]:
+    """Which of a file's streams of sound a format takes: a file of its first packet can be made."""
+    accepted = set()
+    with open_video(path) as (container, _):
+        left = {stream.index for stream in container.streams.audio}
+        for packet in container.demux(*container.streams.audio):
+            index = packet.stream.index
+            if packet.size and index in left:
+                left.remove(index)
+                if _takes(format_name, packet):
+                    accepted.add(index)
+            if not left:
+                break
+    return accepted
+
+
+def _takes(format_name: str, packet: Packet) -> bool:
     try:
         with av.open(io.BytesIO(), "w", format=format_name) as trial:
-            trial.add_stream_from_template(stream)
-            trial.start_encoding()
+            packet.stream = _add_copy(trial, packet.stream)
+            trial.mux(packet)
     except (FFmpegError, ValueError):
         return False
     return True
+
+
+def _add_copy(output: OutputContainer, stream: AudioStream) -> AudioStream:
+    copy = output.add_stream_from_template(stream)
+    # AVI does not say which channel is where; some formats ask for it.
+    usual = {"1 channels": "mono", "2 channels": "stereo"}
+    if copy.codec_context.layout.name in usual:
+        copy.codec_context.layout = usual[copy.codec_context.layout.name]
+    return copy

@@ -7,10 +7,12 @@ from functools import lru_cache
 import av
 import numpy as np
 from av.video.format import VideoFormat
-from av.video.reformatter import ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
 
 logger = logging.getLogger(__name__)
 
+# But for the usual formats, swscale comes out up to 2 levels too dark without these.
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 
@@ -36,7 +38,11 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike)
         )
     # One thread: swscale would start a pool of its own for every frame.
     image = frame.to_ndarray(
-        format="rgba" if has_alpha else "rgb24", width=width, height=height, threads=1
+        format="rgba" if has_alpha else "rgb24",
+        width=width,
+        height=height,
+        interpolation=_EXACT if has_alpha or bits > 8 else None,
+        threads=1,
     )
     image = _on_black(image, path) if has_alpha else image
     return np.rot90(image, round(frame.rotation / 90))

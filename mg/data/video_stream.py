@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from itertools import islice
@@ -19,6 +20,7 @@ from mg.data.video_file import stream_fps
 
 logger = logging.getLogger(__name__)
 
+_MATROSKA_DURATION = re.compile(r"([0-9]{1,4}):([0-9]{2}):([0-9]{2}\.[0-9]{1,9})")
 _LONGEST_PAUSE = 86_400  # seconds between two frames; a time that is further off is a mistake
 
 
@@ -87,10 +89,8 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fractio
         reason = f" ({faults[0]})" if faults else ""
         raise VideoError(f"{path}: holds no frame that can be decoded{reason}")
     if missing or faults:
-        reason = f"{len(faults)} times: {faults[0]}" if faults else "its end is missing"
-        logger.warning(
-            "%s: damaged or cut: %d frames were read%s; %s", path, count, missing, reason
-        )
+        reason = f"damaged ({len(faults)}x {faults[0]})" if faults else "its end is missing"
+        logger.warning("%s: %d frames were read%s: %s", path, count, missing, reason)
 
 
 def _decoded(
@@ -157,15 +157,19 @@ def _missing(container: InputContainer, stream: VideoStream, clock: _Clock) -> s
     got = clock.latest - clock.start + clock.interval
     # The header of the whole file may speak of sound that goes on after the pictures.
     tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)
-    return (
-        f" to second {float(got):.2f} of {float(promised):.2f}"
-        if promised - got > tolerance
-        else ""
-    )
+    if promised - got <= tolerance:
+        return ""
+    return f", to second {float(got):.2f} of {float(promised):.2f}"
 
 
 def _promised_seconds(container: InputContainer, stream: VideoStream) -> tuple[Fraction, bool]:
     """The length that the header promises, or 0; and whether it speaks of the video stream."""
+    if container.format.name == "avi" and stream.frames:  # its duration is estimated
+        return stream.frames / stream_fps(stream), True
     if stream.duration is not None and stream.time_base is not None:
         return stream.duration * stream.time_base, True
+    tag = _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag is not None:
+        hours, minutes, seconds = map(Fraction, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds, True
     return Fraction(container.duration or 0, av.time_base), False

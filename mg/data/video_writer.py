@@ -62,7 +62,7 @@ class VideoWriter:
                 the sound's file; without, from the first frame.
 
         Raises:
-            ValueError: another type, shape or size.
+            ValueError: another type, shape or size, or one that the codec does not take.
             OSError: the file cannot be written.
         """
         if self._stream is None:
@@ -103,6 +103,15 @@ class VideoWriter:
             self._container, self._shape, self._fps, self._options, self._codec
         )
         stream.codec_context.time_base = self._unit
+        try:
+            stream.codec_context.open()
+        except (FFmpegError, OverflowError) as error:
+            height, width = self._shape[:2]
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"{self._path}: codec {self._codec} cannot encode frames of {width}x{height} "
+                f"pixels as {stream.pix_fmt} at {self._fps} a second: {reason}"
+            ) from None
         if self._audio is not None:
             self._audio.add_to(self._container)
 
@@ -144,10 +153,14 @@ class ImageWriter:
         _check_image(self._path, image, np.shape(image))
         is_webp = self._temporary.suffix.lower() == ".webp"
         picture = Image.fromarray(image)
-        if is_webp:
-            picture.save(self._temporary, lossless=True)
-        else:
-            picture.save(self._temporary, quality=95)
+        try:
+            if is_webp:
+                picture.save(self._temporary, lossless=True)
+            else:
+                picture.save(self._temporary, quality=95)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"{self._path}: cannot be written: {reason}") from error
         self.count = 1
 
     def finish(self, *, cut_audio: bool) -> None:  # noqa: ARG002
