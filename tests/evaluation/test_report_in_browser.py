@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from fractions import Fraction
 
 import pytest
 from selenium import webdriver
@@ -11,7 +12,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from .pages import BROKEN, HOSTILE, VIDEOS, write_page
+from mg.evaluation.report import ReportWriter
+
+from .pages import ABOUT, BROKEN, HOSTILE, VIDEOS, add, greys, write_page
 
 pytestmark = pytest.mark.once
 
@@ -41,15 +44,12 @@ def browser(tmp_path_factory):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=Service(driver))
-    browser.set_script_timeout(30)
-    yield _opened(browser, path)
-    browser.quit()
-
-
-def _opened(browser, path):
-    browser.get(path.as_uri())
-    wait_until(lambda: all(state >= 2 for state in players(browser, "readyState")))
-    return browser
+    try:
+        browser.get(path.as_uri())
+        wait_until(lambda: all(state >= 2 for state in players(browser, "readyState")))
+        yield browser
+    finally:
+        browser.quit()
 
 
 @pytest.fixture(autouse=True)
@@ -412,3 +412,27 @@ def test_the_address_names_a_video(browser):
     wait_until(lambda: name_of(browser) == NAMES[3])
     browser.execute_script("location.hash = '#video-99'")
     assert name_of(browser) == NAMES[3]
+
+
+def test_frames_are_found_at_any_frame_rate(browser, tmp_path):
+    rates = [Fraction(30000, 1001), Fraction(10, 3), 120]
+    with ReportWriter(tmp_path / "report.html") as report:
+        for rate in rates:
+            add(report, f"{rate}.mp4", greys(40), greys(40), fps=rate)
+        report.write(**ABOUT)
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        for rate in rates:
+            if name_of(browser) != f"{rate}.mp4":
+                click_row(browser, f"{rate}.mp4")
+            for part in (1, 0.5, 0):
+                click_chart(browser, "psnr", part)
+                level = 40 + 3 * int(text_of(browser, "position").split()[1])
+                wait_until(
+                    lambda level=level: shown(browser)[:2] == pytest.approx([level] * 2, abs=1.5)
+                )
+    finally:
+        browser.close()
+        browser.switch_to.window(first)

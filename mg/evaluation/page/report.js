@@ -4,8 +4,10 @@ const rows = [...document.querySelectorAll("#rows tr")];
 let selected = null;
 
 function clipUrl(role, number) {
-  const text = atob(element(`${role}-${number}`).textContent);
-  const bytes = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
+  const text = element(`${role}-${number}`).textContent;
+  const bytes = Uint8Array.fromBase64 // faster, where there is it
+    ? Uint8Array.fromBase64(text)
+    : Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
 }
 
@@ -82,14 +84,15 @@ function sort(head) {
   const other = { ascending: "descending", descending: "ascending" };
   const direction = head.getAttribute("aria-sort") === head.dataset.first ? other[head.dataset.first] : head.dataset.first;
   const column = head.cellIndex;
-  const value = (row) => row.cells[column].dataset.value;
   const { compare } = new Intl.Collator(undefined, { numeric: true });
-  const difference = column === 0 ? (a, b) => compare(value(a), value(b)) : (a, b) => value(a) - value(b);
+  const difference = column === 0 ? compare : (a, b) => a - b;
   const sign = direction === "ascending" ? 1 : -1;
   for (const each of head.parentElement.cells) each.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", direction);
-  const missing = (row) => value(row) === "";
-  element("rows").append(...[...rows].sort((a, b) => missing(a) - missing(b) || sign * difference(a, b)));
+  const valued = rows.map((row) => ({ row, value: row.cells[column].dataset.value }));
+  // Those without a value are last, whatever the order.
+  valued.sort((a, b) => (a.value === "") - (b.value === "") || sign * difference(a.value, b.value));
+  element("rows").append(...valued.map(({ row }) => row));
 }
 
 const KEYS = {
