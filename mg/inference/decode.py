@@ -5,6 +5,7 @@ from fractions import Fraction
 
 from mg import backend
 from mg.data import IMAGE_SUFFIXES, check_output, open_writer
+from mg.files import sha256
 from mg.inference.network import check_apart, decoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
@@ -53,6 +54,8 @@ def _check_config(latents: LatentFile, tae: TemporalAutoencoder, ckpt_path: str)
                 f"{latents.path}: latents of another network: their {key} is {theirs.get(key)!r}, "
                 f"that of {ckpt_path} is {ours.get(key)!r}"
             )
+    if latents.encoding.checkpoint_sha256 != sha256(ckpt_path):
+        logger.warning("%s: encoded by another checkpoint than %s", latents.path, ckpt_path)
 
 
 def _time(video: Video, number: int) -> Fraction:

@@ -1,0 +1,322 @@
+"""The commands on one file: reconstruct, encode and decode."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from cli.support import flags, process_environment, run, waves, write_checkpoint
+from data.full_disk import small_disk
+from data.sample_sound import packets_of_sound, write_with_sound
+from data.sample_videos import write_losslessly, write_moving
+from PIL import Image
+
+from mg import backend
+from mg.cli.main import main
+from mg.data import (
+    count_frames,
+    read_chunks,
+    read_fps,
+    to_float,
+    to_uint8,
+    write_video,
+)
+from mg.evaluation.metrics import psnr, ssim
+from mg.latents.file import LatentFile
+from mg.models.tae.tae import TemporalAutoencoder
+
+LOSSLESS = {"codec": "libx264rgb", "crf": 0}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tae.safetensors")
+
+
+def command(name, source, target, checkpoint, **options):
+    options = {"ckpt_path": checkpoint, "compile": False, "device_target": "CPU", **options}
+    return [name, str(source), str(target), *flags(**options)]
+
+
+def assert_done(args, capsys):
+    """Run a command; gives the line that it prints."""
+    outcome = run(main, args, capsys)
+    assert outcome.code == 0, outcome
+    assert len(outcome.out) == 1, outcome
+    return outcome.out[0]
+
+
+def frames_of(path):
+    return np.concatenate([chunk.frames for chunk in read_chunks(path, 16)])
+
+
+def times_of(path):
+    times = [time for chunk in read_chunks(path, 16) for time in chunk.times]
+    return np.array([float(time - times[0]) for time in times])
+
+
+def test_encode_and_decode_give_what_reconstruct_gives_and_that_is_the_networks(
+    tmp_path, checkpoint, capsys
+):
+    """On each framework; from raw and from scaled latents; whatever the pieces."""
+    frames = waves(1, num_frames=11, height=9, width=14)
+    write_losslessly(tmp_path / "in.mkv", frames)
+    out = tmp_path / "out.mkv"
+    line = assert_done(
+        command("reconstruct", tmp_path / "in.mkv", out, checkpoint, chunk_frames=5, **LOSSLESS),
+        capsys,
+    )
+    reconstruction = frames_of(out)
+    tae = TemporalAutoencoder(str(checkpoint))
+    with backend.no_grad():
+        expected = to_uint8(backend.to_numpy(tae(backend.from_numpy(to_float(frames)[None])))[0])
+    assert reconstruction.shape == frames.shape
+    assert np.abs(reconstruction.astype(int) - expected).max() <= 1
+    scores = psnr(frames, reconstruction).mean(), ssim(frames, reconstruction).mean()
+    assert line == f"Wrote {out}: 11 frames, PSNR {scores[0]:.2f} dB, SSIM {scores[1]:.4f}"
+
+    for scaled, pieces in ((False, 5), (True, 8)):
+        latents, decoded = tmp_path / "z.safetensors", tmp_path / "decoded.mkv"
+        options = {"scaled": scaled, "chunk_frames": pieces}
+        assert_done(command("encode", tmp_path / "in.mkv", latents, checkpoint, **options), capsys)
+        assert LatentFile(latents).encoding.scaled is scaled
+        options = {"chunk_frames": pieces, **LOSSLESS}
+        assert_done(command("decode", latents, decoded, checkpoint, **options), capsys)
+        difference = np.abs(frames_of(decoded).astype(int) - reconstruction)
+        assert difference.max() <= 1
+        assert difference.mean() < 1e-3  # a value next to a half may be rounded otherwise
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("shape", [(1, 16, 16), (2, 9, 31), (7, 33, 15), (18, 16, 16)])
+def test_size_count_and_rate_are_kept(tmp_path, checkpoint, capsys, shape):
+    t, height, width = shape
+    fps = Fraction(30000, 1001)
+    write_video(tmp_path / "in.mp4", waves(0, t, height, width), fps)
+    assert_done(command("reconstruct", tmp_path / "in.mp4", tmp_path / "a.mp4", checkpoint), capsys)
+    latents = tmp_path / "z.safetensors"
+    assert_done(command("encode", tmp_path / "in.mp4", latents, checkpoint), capsys)
+    assert_done(command("decode", latents, tmp_path / "b.mp4", checkpoint), capsys)
+    for path in (tmp_path / "a.mp4", tmp_path / "b.mp4"):
+        assert frames_of(path).shape == (*shape, 3)
+        assert read_fps(path) == fps
+    video = LatentFile(latents).video
+    assert (video.frames, video.height, video.width, video.fps) == (*shape, fps)
+    assert video.source == "in.mp4"
+    assert video.times is None
+
+
+@pytest.mark.once
+def test_a_varying_frame_rate_is_kept_on_both_ways(tmp_path, checkpoint, capsys):
+    milliseconds = np.cumsum(np.random.default_rng(0).integers(5, 90, 20))
+    source = write_moving(tmp_path / "in.mkv", "libx264", num_frames=20, times=milliseconds)
+    assert_done(command("reconstruct", source, tmp_path / "a.mp4", checkpoint), capsys)
+    latents = tmp_path / "z.safetensors"
+    assert_done(command("encode", source, latents, checkpoint), capsys)
+    assert_done(command("decode", latents, tmp_path / "b.mp4", checkpoint), capsys)
+    for path in (tmp_path / "a.mp4", tmp_path / "b.mp4"):
+        assert np.abs(times_of(path) - times_of(source)).max() < 0.0011
+
+
+@pytest.mark.once
+def test_sound_is_copied_and_ends_with_num_frames(tmp_path, checkpoint, capsys):
+    source = write_with_sound(tmp_path / "in.mp4", seconds=1)
+    assert_done(command("reconstruct", source, tmp_path / "a.mp4", checkpoint), capsys)
+    assert packets_of_sound(tmp_path / "a.mp4") == packets_of_sound(source)
+    options = {"num_frames": 10}
+    assert_done(command("reconstruct", source, tmp_path / "b.mp4", checkpoint, **options), capsys)
+    assert count_frames(tmp_path / "b.mp4") == 10
+    sound = packets_of_sound(tmp_path / "b.mp4")
+    assert sound == packets_of_sound(source)[: len(sound)]
+    assert 0.35 < sound[-1][1] < 0.4
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("value", [[], ["True"]])
+def test_side_by_side_is_the_original_and_its_reconstruction(tmp_path, checkpoint, capsys, value):
+    frames = waves(0, 5, 16, 18)
+    write_losslessly(tmp_path / "in.mkv", frames)
+    args = command("reconstruct", tmp_path / "in.mkv", tmp_path / "a.mkv", checkpoint, **LOSSLESS)
+    assert_done(args, capsys)
+    args[2] = str(tmp_path / "both.mkv")
+    assert_done([*args, "--side_by_side", *value], capsys)
+    both = frames_of(tmp_path / "both.mkv")
+    assert np.array_equal(both[:, :, :18], frames)
+    assert np.array_equal(both[:, :, 18:], frames_of(tmp_path / "a.mkv"))
+
+
+@pytest.mark.once
+def test_images_come_as_images_or_as_videos_of_one_frame(tmp_path, checkpoint, capsys):
+    Image.fromarray(waves(0, 1, 17, 23)[0]).save(tmp_path / "in.png")
+    for name in ("a.png", "a.mp4"):
+        line = assert_done(
+            command("reconstruct", tmp_path / "in.png", tmp_path / name, checkpoint), capsys
+        )
+        assert "1 frames" in line
+        assert frames_of(tmp_path / name).shape == (1, 17, 23, 3)
+    latents = tmp_path / "z.safetensors"
+    assert_done(command("encode", tmp_path / "in.png", latents, checkpoint), capsys)
+    assert_done(command("decode", latents, tmp_path / "b.png", checkpoint), capsys)
+    assert np.array_equal(frames_of(tmp_path / "b.png"), frames_of(tmp_path / "a.png"))
+
+
+@pytest.mark.once
+def test_a_sample_follows_its_seed(tmp_path, checkpoint, capsys):
+    write_video(tmp_path / "in.mp4", waves(0), 25)
+    arrays = []
+    for seed, pieces in ((1, 2), (1, 4), (2, 4)):
+        options = {"sample": True, "seed": seed, "chunk_frames": pieces}
+        path = tmp_path / "z.safetensors"
+        assert_done(command("encode", tmp_path / "in.mp4", path, checkpoint, **options), capsys)
+        assert LatentFile(path).encoding.stored == "sample"
+        arrays.append(np.concatenate([*LatentFile(path).read(8)], axis=1))
+    assert np.abs(arrays[0] - arrays[1]).max() < 1e-4
+    assert np.abs(arrays[0] - arrays[2]).max() > 0.1
+
+
+@pytest.mark.once
+def test_a_cut_video_is_reconstructed_as_far_as_it_goes(tmp_path, checkpoint, capsys, caplog):
+    write_moving(tmp_path / "whole.mkv", "libx264", num_frames=50)
+    content = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "in.mkv").write_bytes(content[: len(content) // 2])
+    args = command("reconstruct", tmp_path / "in.mkv", tmp_path / "a.mp4", checkpoint)
+    line = assert_done(args, capsys)
+    count = count_frames(tmp_path / "a.mp4")
+    assert 5 < count < 45
+    assert f"{count} frames" in line
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("mg.data")]
+    assert len(said) == 1
+    assert f"{count} frames were read, to second " in said[0]
+
+
+@pytest.mark.once
+def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, checkpoint, capsys):
+    video = tmp_path / "in.mp4"
+    write_video(video, waves(0), 25)
+    write_video(tmp_path / "small.mkv", np.zeros((3, 1, 9, 3), np.uint8), 25)
+    (tmp_path / "text.mp4").write_bytes(b"hello, I am a text\n" * 100)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "header.y4m").write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n")
+    (tmp_path / "link.mp4").symlink_to(video)
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for name, out in (("reconstruct", "out.mp4"), ("encode", "out.safetensors")):
+        for source, message in (
+            ("none.mp4", "none.mp4: no such video file"),
+            ("folder", "folder: not a file"),
+            ("text.mp4", "text.mp4: cannot be read as a video or an image"),
+            ("empty.mp4", "empty.mp4: the file is empty"),
+            ("small.mkv", "small.mkv: frames of 9x1 pixels, expected at least 2x2"),
+            ("header.y4m", "header.y4m: "),
+        ):
+            outcome = run(
+                main, command(name, tmp_path / source, tmp_path / out, checkpoint), capsys
+            )
+            assert outcome.code == 2, outcome
+            assert message in outcome.err[-1]
+    refused = [
+        (command("reconstruct", video, video, checkpoint), "is the input"),
+        (command("reconstruct", video, tmp_path / "link.mp4", checkpoint), "is the input"),
+        (command("reconstruct", video, checkpoint, checkpoint), "is the input"),
+        (command("reconstruct", video, tmp_path / "folder", checkpoint), "is a folder"),
+        (command("reconstruct", video, tmp_path / "out.xyz", checkpoint), "'.xyz'"),
+        (
+            command("reconstruct", video, tmp_path / "out.mp4", checkpoint, codec="x264"),
+            "codec is 'x264'",
+        ),
+        (command("reconstruct", video, tmp_path / "o.mp4", checkpoint, crf=-1), "crf is -1"),
+        (command("reconstruct", video, tmp_path / "o.mp4", tmp_path / "no.safetensors"), "no such"),
+        (command("encode", video, tmp_path / "out.mp4", checkpoint), "named *.safetensors"),
+        (command("encode", video, checkpoint, checkpoint), "is the input"),
+        (command("decode", video, tmp_path / "out.mp4", checkpoint), "not a whole safetensors"),
+        (command("decode", checkpoint, tmp_path / "out.mp4", checkpoint), "not a whole latent"),
+        (command("decode", tmp_path / "no", tmp_path / "out.mp4", checkpoint), "no such file"),
+    ]
+    for args, message in refused:
+        run(main, args, capsys).assert_refused(message)
+    outcome = run(main, command("reconstruct", video, tmp_path / "out.png", checkpoint), capsys)
+    assert outcome.code == 2
+    assert "an image holds one frame" in outcome.err[-1]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.once
+def test_latents_of_another_network_are_refused_by_the_key_that_differs(
+    tmp_path, checkpoint, capsys, caplog
+):
+    write_video(tmp_path / "in.mp4", waves(0), 25)
+    latents, out = tmp_path / "z.safetensors", tmp_path / "out.mp4"
+    assert_done(command("encode", tmp_path / "in.mp4", latents, checkpoint), capsys)
+    for change, key in (
+        ({"scaling_factor": 2.0}, "scaling_factor is 1.5305"),
+        ({"num_res_blocks": 2}, "num_res_blocks is 1"),
+        ({"norm_scope": "clip"}, "norm_scope is 'frame'"),
+    ):
+        other = write_checkpoint(tmp_path / "other.safetensors", **change)
+        value = repr(next(iter(change.values())))
+        run(main, command("decode", latents, out, other), capsys).assert_refused(key, value)
+    run(main, command("decode", latents, tmp_path / "a.png", checkpoint), capsys).assert_refused(
+        "a.png: an image holds one frame, these latents 6"
+    )
+    assert not out.exists()
+    # Other weights of the same network may be meant; it is said.
+    other = write_checkpoint(tmp_path / "other.safetensors", seed=1)
+    assert_done(command("decode", latents, out, other), capsys)
+    assert "encoded by another checkpoint" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.once
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, checkpoint, capsys, rng):
+    noise = rng.integers(0, 256, (12, 64, 64, 3), np.uint8)
+    write_losslessly(tmp_path / "in.mkv", noise)
+    with small_disk(tmp_path / "disk", "60k") as disk:
+        for name, out in (("reconstruct", "out.mkv"), ("encode", "out.safetensors")):
+            options = LOSSLESS if name == "reconstruct" else {}
+            args = command(name, tmp_path / "in.mkv", disk / out, checkpoint, **options)
+            outcome = run(main, args, capsys)
+            assert outcome.code == 2, outcome
+            assert f"{out}: cannot be written: No space left on device" in outcome.err[-1]
+            assert list(disk.iterdir()) == []
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("reconstruct", signal.SIGINT),
+        ("reconstruct", signal.SIGTERM),
+        ("encode", signal.SIGTERM),
+        ("decode", signal.SIGINT),
+    ],
+)
+def test_an_interrupted_command_leaves_no_file(tmp_path, checkpoint, capsys, name, number):
+    write_video(tmp_path / "in.mp4", waves(0, 1500), 25)
+    source, out = tmp_path / "in.mp4", tmp_path / "out" / "out.mp4"
+    if name == "encode":
+        out = tmp_path / "out" / "out.safetensors"
+    if name == "decode":
+        source = tmp_path / "z.safetensors"
+        assert_done(command("encode", tmp_path / "in.mp4", source, checkpoint), capsys)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mg", *command(name, source, out, checkpoint, chunk_frames=2)],
+        env=process_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out.parent.is_dir() and any(out.parent.iterdir())):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
+    assert "frame/s" in errors or "?frame" in errors  # the progress bar
+    assert list(out.parent.iterdir()) == []
