@@ -198,12 +198,19 @@ def test_they_play_and_pause_in_step(browser):
     wait_until(lambda: at_frame(browser, frame))
 
 
-def test_those_that_were_torn_apart_find_each_other(browser):
+@pytest.mark.parametrize("late", [2 / FPS, 0.6], ids=["two frames", "much"])
+def test_those_that_fall_behind_catch_up(browser, late):
+    """As after a hiccup of a decoder, of which the page is not told."""
     click(browser, "play")
-    wait_until(lambda: players(browser, "currentTime")[0] > 0.1)
-    browser.execute_script("document.getElementById('difference').playbackRate = 0.25")
-    browser.execute_script("document.getElementById('reconstruction').playbackRate = 4")
-    time.sleep(0.6)
+    wait_until(lambda: 0.7 < players(browser, "currentTime")[0] < 1)
+    apart = browser.execute_script(
+        "const [first, , late] = players.screens;"
+        "players.targets[2] = late.currentTime = late.currentTime - arguments[0];"
+        "return first.currentTime - late.currentTime",
+        late,
+    )
+    assert apart * FPS > 1
+    time.sleep(0.8)
     now = players(browser, "currentTime")
     assert (max(now) - min(now)) * FPS < 1
 
