@@ -1,7 +1,9 @@
 """Encode videos one after another: decode, compute, and hand over to shards."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
+from mg.inference.interruption import Interruption
+from mg.inference.network import check_size
 from mg.inference.sources import Failure, Source
 from mg.latents.encoding import Encoding, draw
 from mg.latents.inventory import Inventory
@@ -58,6 +62,7 @@ class DatasetEncoder:
             max_bytes=settings.shard_size << 20,
             max_seconds=60 * settings.shard_minutes,
         )
+        self._interruption = Interruption()
         self._num_frames = 0  # encoded so far, for the progress bar
 
     def encode_all(self, sources: list[Source]) -> list[Failure]:
@@ -67,9 +72,11 @@ class DatasetEncoder:
         with (
             tqdm(total=total, unit="video", disable=not ranks.is_first()) as progress,
             logging_redirect_tqdm(),
+            self._interruption,
         ):
             try:
                 for source in sources:
+                    self._interruption.check()
                     failed += self._encode(source, progress)
                     progress.update(len(source.files))
             finally:
@@ -173,13 +180,9 @@ class DatasetEncoder:
     def _read(self, path: Path, num_frames: int) -> Iterator[np.ndarray]:
         settings = self._settings
         options = {"image_size": settings.image_size, "sample_stride": settings.sample_stride}
-        for piece in read_consecutive(path, num_frames, **options):
-            height, width = piece.shape[1:3]
-            if min(height, width) < self._tae.compression:
-                least = self._tae.compression
-                raise VideoError(
-                    f"{path}: frames of {width}x{height} pixels, expected at least {least}x{least}"
-                )
+        for piece in _ahead(read_consecutive(path, num_frames, **options)):
+            self._interruption.check()
+            check_size(str(path), piece, self._tae)
             yield piece
 
     def _stored(self, path: Path, posterior: Posterior, rng: np.random.Generator) -> np.ndarray:
@@ -195,6 +198,15 @@ class DatasetEncoder:
         if not np.isfinite(array).all():
             raise VideoError(f"{path}: its latents are not finite numbers in {array.dtype}")
         return array
+
+
+def _ahead(pieces: Generator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same pieces; the next is read while one is computed."""
+    with closing(pieces), ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = thread.submit(next, pieces, None)
+            yield piece
 
 
 def _sha256(path: Path) -> str:

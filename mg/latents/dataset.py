@@ -72,14 +72,12 @@ class LatentDataset:
             ValueError, OSError: its latents were damaged or lost since the directory was opened.
         """
         index = range(len(self))[index]
-        if self._seed is None:
-            return self._item(index, np.random.default_rng())
-        return self._item(index, np.random.default_rng((self._seed, self.epoch, index)))
+        return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
 
     def shuffled(self, seed: int = 0, epoch: int = 0) -> Iterator[dict[str, Any]]:
         """All items, each once, in random order: a function of seed and epoch, as are draws."""
         for index in np.random.default_rng((seed, epoch)).permutation(len(self)):
-            yield self._item(int(index), np.random.default_rng((seed, epoch, int(index))))
+            yield self._item(int(index), (seed, epoch, int(index)))
 
     def row(self, index: int) -> Row:
         """A row of the manifest."""
@@ -91,23 +89,27 @@ class LatentDataset:
         Raises:
             ValueError, OSError: as in `[index]`.
         """
-        row, path = self.row(index), self.directory / self._table["shard"][index].as_py()
-        shape = self.encoding.shape(row.frames, row.height, row.width)
-        array = read_array(path, Place(int(self._offsets[index]), shape, self.encoding.dtype))
-        if checksum(array) != row.crc32:
-            raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged")
-        return array
+        return self._stored(index, self.row(index))
 
     def distinct(self) -> list[int]:
         """The first item of each stored array: files with the same content share theirs."""
         keys = self._table["key"].to_pylist()
         return sorted({key: index for index, key in reversed([*enumerate(keys)])}.values())
 
-    def _item(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        row, latents = self.row(index), self.stored(index).astype(np.float32)
+    def _stored(self, index: int, row: Row) -> np.ndarray:
+        path, shape = self.directory / row.shard, (row.frames, row.height, row.width)
+        place = Place(int(self._offsets[index]), self.encoding.shape(*shape), self.encoding.dtype)
+        array = read_array(path, place)
+        if checksum(array) != row.crc32:
+            raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged")
+        return array
+
+    def _item(self, index: int, seed: tuple[int, ...] | None) -> dict[str, Any]:
+        row = self.row(index)
+        latents = self._stored(index, row).astype(np.float32)
         if self.encoding.stored == "moments":
             mean, logvar = np.split(latents, 2)
-            latents = draw(mean, logvar, rng) if self._sample else mean
+            latents = draw(mean, logvar, np.random.default_rng(seed)) if self._sample else mean
         if self._scaled and not self.encoding.scaled:
             latents = self.encoding.scale(latents)
         if self.encoding.scaled and not self._scaled:

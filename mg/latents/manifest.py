@@ -60,7 +60,7 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
     if not table.schema.equals(pa.schema([*_FIELDS, *_SHARED])):
         raise ValueError(f"{path}: not a manifest of latents: its columns are {table.schema.names}")
     _check(path, table, encoding)
-    return table.select([field.name for field in _FIELDS]), encoding
+    return table.select([field.name for field in _FIELDS]).combine_chunks(), encoding
 
 
 def _check(path: Path, table: pa.Table, encoding: Encoding) -> None:

@@ -118,7 +118,7 @@ def test_ctrl_c_keeps_what_is_encoded(videos, checkpoint, uninterrupted, tmp_pat
     wait_for_shards(process, output, 3)
     process.send_signal(stop)
     errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, errors
+    assert process.returncode == 130, (errors, len(shard_paths(output)))
     assert errors.splitlines()[-1] == "interrupted" and "Traceback" not in errors
     assert 3 <= len(shard_paths(output)) < len(shard_paths(uninterrupted))
     assert_clean(output)

@@ -1,0 +1,35 @@
+"""Ending long work between two steps when it is asked to end."""
+
+import signal
+import threading
+from types import FrameType
+
+
+class Interruption:
+    """A context in which the first Ctrl-C or SIGTERM waits for `check`, so that it breaks into no
+    file that is being written, nor into a decoder, which may swallow it; the second does not wait.
+    """
+
+    def __init__(self):
+        self._signals = 0
+        self._before = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if one of the signals came."""
+        if self._signals:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            signal.default_int_handler(number, frame)
