@@ -25,6 +25,8 @@ from .latent_runs import (
     rows_of,
 )
 
+once = pytest.mark.once
+
 LENGTHS = {"a.mp4": 11, "b.mp4": 8, "c.mp4": 4}
 
 
@@ -86,6 +88,7 @@ def test_consecutive_clips_hold_the_networks_moments(encode, videos, checkpoint)
     assert (output / "bad.csv").read_text() == "video,reason\n"
 
 
+@once
 def test_by_default_a_video_is_one_clip(encode, videos, checkpoint):
     output = encode(num_frames=None)
     for (name, number), array in latents_of(output).items():
@@ -93,9 +96,6 @@ def test_by_default_a_video_is_one_clip(encode, videos, checkpoint):
         mean, _ = expected_moments(videos / name, checkpoint, range(LENGTHS[name]))
         np.testing.assert_allclose(array, mean, rtol=1e-4, atol=1e-5)
     assert [row["frames"] for row in rows_of(output)] == [*LENGTHS.values()]
-
-
-once = pytest.mark.once
 
 
 @once
