@@ -28,6 +28,7 @@ class Audio:
         self._latest: dict[int, int] = {}
         self._packets: Iterator[Packet] = iter(())
         self._waiting: Packet | None = None
+        self._is_damaged = False
 
     def add_to(self, output: OutputContainer) -> None:
         """Add a stream to `output` for every stream of sound that its format takes; a warning
@@ -57,15 +58,27 @@ class Audio:
             if until is not None and self._time(packet) >= until:
                 return
             self._move(packet)
-            output.mux(packet)
+            try:
+                output.mux(packet)
+            except FFmpegError as error:
+                if isinstance(error, OSError):  # a full disk, say
+                    raise
+                self._complain(error)
             self._waiting = self._next()
 
     def _next(self) -> Packet | None:
         try:
             return next((packet for packet in self._packets if packet.size), None)
-        except (FFmpegError, OSError) as error:
-            logger.warning("%s: its sound ends early: %s", self._path, error.strerror or error)
+        except (FFmpegError, OSError, IndexError) as error:  # see `open_video`
+            reason = getattr(error, "strerror", None) or "its streams change on the way"
+            logger.warning("%s: its sound ends early: %s", self._path, reason)
             return None
+
+    def _complain(self, error: FFmpegError) -> None:
+        if not self._is_damaged:
+            self._is_damaged = True
+            reason = error.strerror or error
+            logger.warning("%s: damaged sound is left out: %s", self._path, reason)
 
     def _time(self, packet: Packet) -> Fraction:
         units = packet.pts if packet.dts is None else packet.dts

@@ -70,3 +70,6 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
     except (FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
         raise VideoError(f"{path}: cannot be read as a video or an image: {reason}") from error
+    except IndexError as error:
+        # PyAV's, at the end of a file in which streams turn up that its beginning did not tell of.
+        raise VideoError(f"{path}: its streams change on the way") from error

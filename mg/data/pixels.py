@@ -11,8 +11,9 @@ from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
 
 logger = logging.getLogger(__name__)
 
-# But for the usual formats, swscale comes out up to 2 levels too dark without these.
-_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# But for the usual formats, swscale comes out up to 2 levels too dark without accurate rounding
+# (SWS_ACCURATE_RND) and full chroma (SWS_FULL_CHR_H_INT); not every PyAV has names for them.
+_EXACT = Interpolation.BILINEAR | 0x40000 | 0x2000
 _HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 

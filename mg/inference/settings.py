@@ -20,11 +20,11 @@ class Reconstruction:
             it. An image has none.
         chunk_frames: Frames that go through the network at a time: more is faster, fewer take less
             memory.
-        use_tile: Encode and decode in tiles to save memory.
+        use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch.
+        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager, of a
+            network whose norm or attention spans the clip; any other streams layer by layer.
     """
 
     source: str
@@ -61,11 +61,11 @@ class FileEncoding:
         num_frames: Only so many frames, from the start.
         chunk_frames: Frames that go through the network at a time: more is faster, fewer take less
             memory.
-        use_tile: Encode in tiles to save memory.
+        use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch.
+        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager, of a
+            network whose norm or attention spans the clip; any other streams layer by layer.
     """
 
     source: str
@@ -112,11 +112,11 @@ class Decoding:
             it. An image has none.
         chunk_frames: Frames that go through the network at a time: more is faster, fewer take less
             memory.
-        use_tile: Decode in tiles to save memory.
+        use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch.
+        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager, of a
+            network whose norm or attention spans the clip; any other streams layer by layer.
     """
 
     source: str

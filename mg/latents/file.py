@@ -108,6 +108,8 @@ def check_name(path: str | os.PathLike) -> None:
     """Raise a ValueError unless a latent file may have that name."""
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"{path}: expected a latent file named *.safetensors")
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: is a folder, expected the name of a latent file to write")
 
 
 class LatentFile:

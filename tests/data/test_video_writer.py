@@ -309,3 +309,33 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, rng, name, ha
         assert "\n" not in str(caught.value)
         assert [path.name for path in disk.iterdir()] == [name]
         assert (disk / name).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("source", "codecs", "target"),
+    [
+        ("a.mp4", ("aac", "libx264"), "b.mkv"),
+        ("a.mkv", ("libopus", "libx264"), "b.mp4"),
+        ("a.avi", ("libmp3lame", "mpeg4"), "b.mp4"),
+        ("a.ts", ("aac", "libx264"), "b.mp4"),
+    ],
+)
+def test_of_a_damaged_file_what_is_read_is_written_or_one_line_says_why(
+    tmp_path, rng, source, codecs, target
+):
+    content = write_with_sound(tmp_path / source, codecs[0], 1, codecs[1]).read_bytes()
+    path, copies = tmp_path / f"damaged{source[1:]}", 0
+    for _ in range(25):
+        damaged = bytearray(content)
+        for place in rng.integers(0, len(content), rng.integers(1, 40)):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged[: rng.integers(len(content) // 2, len(content) + 1)])
+        try:
+            frames, _ = copy_video(path, tmp_path / target, crf=40)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            continue
+        assert count_frames(tmp_path / target) == len(frames)
+        copies += 1
+    assert copies > 0
+    assert {path.name for path in tmp_path.iterdir()} <= {source, path.name, target}

@@ -62,7 +62,6 @@ def times_of(path):
 def test_encode_and_decode_give_what_reconstruct_gives_and_that_is_the_networks(
     tmp_path, checkpoint, capsys
 ):
-    """On each framework; from raw and from scaled latents; whatever the pieces."""
     frames = waves(1, num_frames=11, height=9, width=14)
     write_losslessly(tmp_path / "in.mkv", frames)
     out = tmp_path / "out.mkv"
@@ -79,16 +78,33 @@ def test_encode_and_decode_give_what_reconstruct_gives_and_that_is_the_networks(
     scores = psnr(frames, reconstruction).mean(), ssim(frames, reconstruction).mean()
     assert line == f"Wrote {out}: 11 frames, PSNR {scores[0]:.2f} dB, SSIM {scores[1]:.4f}"
 
-    for scaled, pieces in ((False, 5), (True, 8)):
+    latents, decoded = tmp_path / "z.safetensors", tmp_path / "decoded.mkv"
+    options = {"scaled": True, "chunk_frames": 5}
+    assert_done(command("encode", tmp_path / "in.mkv", latents, checkpoint, **options), capsys)
+    options = {"chunk_frames": 5, **LOSSLESS}
+    assert_done(command("decode", latents, decoded, checkpoint, **options), capsys)
+    difference = np.abs(frames_of(decoded).astype(int) - reconstruction)
+    assert difference.max() <= 1
+    assert difference.mean() < 1e-3  # a value next to a half may be rounded otherwise
+
+
+@pytest.mark.once
+def test_raw_and_scaled_latents_in_any_pieces_decode_to_the_same_video(
+    tmp_path, checkpoint, capsys
+):
+    write_losslessly(tmp_path / "in.mkv", waves(1, num_frames=21, height=17, width=22))
+    args = command("reconstruct", tmp_path / "in.mkv", tmp_path / "r.mkv", checkpoint, **LOSSLESS)
+    assert_done(args, capsys)
+    for scaled, pieces in ((False, 5), (True, 8), (False, 16), (True, 1)):
         latents, decoded = tmp_path / "z.safetensors", tmp_path / "decoded.mkv"
         options = {"scaled": scaled, "chunk_frames": pieces}
         assert_done(command("encode", tmp_path / "in.mkv", latents, checkpoint, **options), capsys)
         assert LatentFile(latents).encoding.scaled is scaled
         options = {"chunk_frames": pieces, **LOSSLESS}
         assert_done(command("decode", latents, decoded, checkpoint, **options), capsys)
-        difference = np.abs(frames_of(decoded).astype(int) - reconstruction)
+        difference = np.abs(frames_of(decoded).astype(int) - frames_of(tmp_path / "r.mkv"))
         assert difference.max() <= 1
-        assert difference.mean() < 1e-3  # a value next to a half may be rounded otherwise
+        assert difference.mean() < 1e-3
 
 
 @pytest.mark.once
@@ -203,6 +219,7 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
     (tmp_path / "header.y4m").write_bytes(b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n")
     (tmp_path / "link.mp4").symlink_to(video)
     (tmp_path / "folder").mkdir()
+    (tmp_path / "d.safetensors").mkdir()
     before = sorted(tmp_path.iterdir())
     for name, out in (("reconstruct", "out.mp4"), ("encode", "out.safetensors")):
         for source, message in (
@@ -232,6 +249,7 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
         (command("reconstruct", video, tmp_path / "o.mp4", tmp_path / "no.safetensors"), "no such"),
         (command("encode", video, tmp_path / "out.mp4", checkpoint), "named *.safetensors"),
         (command("encode", video, checkpoint, checkpoint), "is the input"),
+        (command("encode", video, tmp_path / "d.safetensors", checkpoint), "is a folder"),
         (command("decode", video, tmp_path / "out.mp4", checkpoint), "not a whole safetensors"),
         (command("decode", checkpoint, tmp_path / "out.mp4", checkpoint), "not a whole latent"),
         (command("decode", tmp_path / "no", tmp_path / "out.mp4", checkpoint), "no such file"),
