@@ -34,6 +34,8 @@ def command(args: list[str] | None) -> None:
     if scores.psnr is not None and scores.ssim is not None:
         measured = f", PSNR {scores.psnr.mean():.2f} dB, SSIM {scores.ssim.mean():.4f}"
     print(f"Wrote {settings.target}: {scores.frames} frames{measured}")
+    if settings.report is not None:
+        print(f"To look at: {settings.report}")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path, sha256
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _summary(evaluation, tae, results: list[Result]) -> dict:
         "failed": len(results) - len(measured),
         "settings": asdict(evaluation),
         "tae_config": tae.config,
-        "checkpoint_sha256": sha256(evaluation.ckpt_path),
+        "checkpoint_sha256": sha256(weights_file(evaluation.ckpt_path)),
         "framework": f"{backend.name} {backend.version}",
     }
 

@@ -11,6 +11,7 @@ from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
 from mg.latents.file import LatentFile, Video
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def _check_config(latents: LatentFile, tae: TemporalAutoencoder, ckpt_path: str)
                 f"{latents.path}: latents of another network: their {key} is {theirs.get(key)!r}, "
                 f"that of {ckpt_path} is {ours.get(key)!r}"
             )
-    if latents.encoding.checkpoint_sha256 != sha256(ckpt_path):
+    if latents.encoding.checkpoint_sha256 != sha256(weights_file(ckpt_path)):
         logger.warning("%s: encoded by another checkpoint than %s", latents.path, ckpt_path)
 
 

@@ -17,6 +17,7 @@ from mg.inference.progress import frame_progress
 from mg.inference.settings import FileEncoding
 from mg.latents.encoding import Encoding
 from mg.latents.file import Video, check_name, write_latents
+from mg.models.tae.weights import weights_file
 
 
 def encode(settings: FileEncoding) -> Video:
@@ -32,7 +33,7 @@ def encode(settings: FileEncoding) -> Video:
     counts = [promised_frames(settings.source), settings.num_frames]
     fps = read_fps(settings.source)
     tae = load_network(settings)
-    encoding = Encoding(sha256(settings.ckpt_path), tae.config, settings.deciding())
+    encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
     with (
         frame_progress(min((n for n in counts if n is not None), default=None)) as progress,

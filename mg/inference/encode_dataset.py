@@ -18,6 +18,7 @@ from mg.latents.encoding import Encoding
 from mg.latents.inventory import read_inventory
 from mg.latents.manifest import write_manifest
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import weights_file
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
         dtype=settings.dtype,
         compile=settings.compile,
     )
-    encoding = Encoding(sha256(settings.ckpt_path), tae.config, settings.deciding())
+    encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     output = Path(settings.output_path)
     with _in_directory(output):
         exchange = Exchange(output)

@@ -2,19 +2,25 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
 from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
 from mg.evaluation.metrics import psnr, ssim
+from mg.evaluation.report import ReportWriter
+from mg.evaluation.report_video import Recording
+from mg.files import sha256
 from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Reconstruction
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import weights_file
 
 
 @dataclass(frozen=True)
@@ -29,17 +35,36 @@ class Scores:
 
 def reconstruct(settings: Reconstruction) -> Scores:
     """Reconstruct a video from its posterior's mean and write it with the times of its frames and
-    its sound, in constant memory.
+    its sound, and the page if one is asked for, in constant memory.
 
     Raises:
         ValueError, OSError: something is wrong with settings, input, checkpoint or output; nothing
             is written then.
     """
     check_apart(settings.target, settings.source, settings.ckpt_path)
+    if settings.report is not None:
+        check_apart(settings.report, settings.source, settings.ckpt_path, settings.target)
     check_output(settings.target, settings.codec)
     total = _least(promised_frames(settings.source), settings.num_frames)
     fps = read_fps(settings.source)
     tae = load_network(settings)
+    with nullcontext() if settings.report is None else ReportWriter(settings.report) as report:
+        if report is None:
+            return _write(settings, tae, total, fps, None)
+        with report.video(Path(settings.source).name, fps) as shown:
+            scores = _write(settings, tae, total, fps, shown)
+        checkpoint = weights_file(settings.ckpt_path)
+        report.write(asdict(settings), tae.config, checkpoint, sha256(checkpoint))
+    return scores
+
+
+def _write(
+    settings: Reconstruction,
+    tae: TemporalAutoencoder,
+    total: int | None,
+    fps: Fraction,
+    shown: Recording | None,
+) -> Scores:
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
     chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
     with (
@@ -57,8 +82,11 @@ def reconstruct(settings: Reconstruction) -> Scores:
     ):
         for chunk, frames in _reconstructed(tae, settings.source, chunks):
             if settings.measure:
-                scores["psnr"].append(psnr(chunk.frames, frames))
-                scores["ssim"].append(ssim(chunk.frames, frames))
+                measured = {"psnr": psnr(chunk.frames, frames), "ssim": ssim(chunk.frames, frames)}
+                for key, values in measured.items():
+                    scores[key].append(values)
+                if shown is not None:
+                    shown.add(chunk.frames, frames, measured)
             if settings.side_by_side:
                 frames = np.concatenate([chunk.frames, frames], axis=2)
             for image, time in zip(frames, chunk.times, strict=True):

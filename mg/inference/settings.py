@@ -13,6 +13,8 @@ class Reconstruction:
         target: Video or image to write; its suffix chooses the format.
         ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
         side_by_side: Write the original beside its reconstruction, in one video.
+        report: Also write this page (.html): original, reconstruction and difference side by side,
+            PSNR and SSIM of each frame.
         measure: Print PSNR and SSIM; False saves their time.
         num_frames: Only so many frames, from the start.
         crf: Constant rate factor of the codec; lower is better and larger.
@@ -31,6 +33,7 @@ class Reconstruction:
     target: str
     ckpt_path: str
     side_by_side: bool = False
+    report: str | None = None
     measure: bool = True
     num_frames: int | None = None
     crf: int = 10
@@ -43,6 +46,8 @@ class Reconstruction:
 
     def __post_init__(self):
         _check(self, chunk_frames=1, num_frames=1, crf=0)
+        if self.report is not None and not self.measure:
+            raise ValueError("measure is False, but the report shows PSNR and SSIM")
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,52 @@ def test_side_by_side_is_the_original_and_its_reconstruction(tmp_path, checkpoin
 
 
 @pytest.mark.once
+def test_a_report_shows_the_video_whose_scores_are_printed(tmp_path, checkpoint, capsys):
+    source = tmp_path / "in.mp4"
+    write_video(source, waves(9, 16, 24), 10)
+    page = tmp_path / "pages" / "report.html"
+    args = command("reconstruct", source, tmp_path / "out.mp4", checkpoint, report=page)
+    outcome = run(main, args, capsys)
+    assert outcome.code == 0, outcome
+    assert outcome.out[1] == f"To look at: {page}"
+    text = page.read_text(encoding="utf-8")
+    printed = outcome.out[0].split("PSNR ")[1].split(" dB")[0]
+    assert printed in text
+    assert "in.mp4" in text
+    for role in ("original", "reconstruction", "difference"):
+        assert f'<script type="text/plain" id="{role}-0">' in text
+    assert [path.name for path in page.parent.iterdir()] == ["report.html"]
+
+
+@pytest.mark.once
+def test_a_report_that_cannot_be_made_leaves_no_video(tmp_path, checkpoint, capsys):
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
+    write_video(source, waves(3, 16, 24), 10)
+    for options, message in (
+        ({"report": source}, "is the input"),
+        ({"report": tmp_path / "r.html", "measure": False}, "the report shows PSNR and SSIM"),
+        ({"report": source / "r.html"}, "File exists"),
+    ):
+        outcome = run(main, command("reconstruct", source, target, checkpoint, **options), capsys)
+        assert (outcome.code, len(outcome.err)) == (2, 1), outcome
+        assert message in outcome.err[0]
+        assert not target.exists()
+
+
+@pytest.mark.once
+def test_a_saved_directory_is_a_checkpoint_too(tmp_path, checkpoint, capsys):
+    TemporalAutoencoder(checkpoint).save_pretrained(tmp_path / "tae")
+    source = tmp_path / "in.mp4"
+    write_video(source, waves(3, 16, 24), 10)
+    written = []
+    for number, path in enumerate((checkpoint, tmp_path / "tae")):
+        latents = tmp_path / f"{number}.safetensors"
+        assert_done(command("encode", source, latents, path), capsys)
+        written.append(np.concatenate([*LatentFile(latents).read(4)], axis=1))
+    np.testing.assert_array_equal(*written)
+
+
+@pytest.mark.once
 def test_images_come_as_images_or_as_videos_of_one_frame(tmp_path, checkpoint, capsys):
     Image.fromarray(waves(0, 1, 17, 23)[0]).save(tmp_path / "in.png")
     for name in ("a.png", "a.mp4"):

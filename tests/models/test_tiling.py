@@ -119,7 +119,7 @@ def test_a_stream_of_tiles_gives_what_tiles_of_the_whole_give():
 def test_weights_in_space_sum_to_one_wherever_tiles_meet_short_ones_included():
     rng = np.random.default_rng(2)
     for _ in range(15):
-        tile, size = int(rng.integers(2, 8)), rng.integers(1, 24, 2)
+        tile, size = int(rng.integers(2, 8)), rng.integers(1, 24, 2).tolist()
         overlap = int(rng.integers(0, tile // 2 + 1))
         x = from_numpy(random_video(1, 2, 3, *size, seed=tile))
         same = tiled_in_space(

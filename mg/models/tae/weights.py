@@ -45,7 +45,7 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     """
     path = Path(path)
     if path.is_dir():
-        return read_weights(path / WEIGHTS_FILE)[0], _read_config(path / CONFIG_FILE)
+        return read_weights(weights_file(path))[0], _read_config(path / CONFIG_FILE)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
@@ -64,6 +64,12 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     if not isinstance(config, dict | None):
         raise ValueError(f"{path}: its config is {text!r}, expected an object")
     return {_PREFIX.sub("", name): array for name, array in arrays.items()}, config
+
+
+def weights_file(path: str | os.PathLike) -> Path:
+    """The file that holds the weights of a checkpoint: itself, or that of a directory."""
+    path = Path(path)
+    return path / WEIGHTS_FILE if path.is_dir() else path
 
 
 def _read_config(path: Path) -> dict:
