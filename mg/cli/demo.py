@@ -66,7 +66,7 @@ def command(args: list[str] | None) -> None:
     print(f"\n{'':16}{'PSNR':>10}{'SSIM':>8}")
     for name, summary in (("before training", before), ("after training", after)):
         print(f"{name:16}{summary['psnr']:7.2f} dB{summary['ssim']:8.3f}")
-    print(f"\nOriginal and reconstruction side by side: {output / 'after'}/*_side_by_side.mp4")
+    print(f"\nTo look at: {output / 'after' / 'report.html'}")
     print(f"Checkpoint: {weights}. Metrics of every step: {run_path}/metrics.jsonl")
 
 
