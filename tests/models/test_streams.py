@@ -7,6 +7,7 @@ import pytest
 
 from mg import backend
 from mg.backend import to_numpy
+from mg.models.tae import layers
 from mg.models.tae.tae import Tiling
 
 from .random_network import random_network, random_video
@@ -98,6 +99,30 @@ def test_odd_sizes_and_batches_stream_as_the_whole(network):
 def test_a_stage_fed_frame_by_frame_gives_the_same(network, monkeypatch):
     monkeypatch.setattr("mg.models.tae.piecewise.POSITIONS", 1)
     compare_with_the_whole(network, 20, [[20]], [[3]])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("operation", ["conv2d", "upsample_conv2d", "temporal_conv", "attention"])
+def test_a_stream_computes_as_many_values_as_the_whole(shallow, monkeypatch, operation):
+    """So nothing is computed twice."""
+    computed = []
+    plain = getattr(layers, operation)
+
+    def counted(*args, **settings):
+        y = plain(*args, **settings)
+        computed.append(np.prod(y.shape))
+        return y
+
+    monkeypatch.setattr(layers, operation, counted)
+    for length in (1, 7, 24, 40):
+        video = random_video(1, 3, length, 4, 4)
+        shallow(video)
+        whole = sum(computed)
+        computed.clear()
+        latents = (z for z, _, _ in shallow.encode_stream(pieces(video, [3]), sample=False))
+        list(shallow.decode_stream(latents, length))
+        assert sum(computed) == whole > 0
+        computed.clear()
 
 
 def test_streams_of_one_network_do_not_mix(shallow):
