@@ -3,22 +3,26 @@
     python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32
     python benchmarks/long_video.py memory --frames 16 64 --height 720 --width 1280 --ch 16
     python benchmarks/long_video.py time
+    python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
 
-`memory` and `time` measure each framework in processes of its own. `tiles` compares with the whole
-video, whose memory it needs, on the framework that MG_BACKEND names.
+`memory`, `time` and `commands` measure each framework in processes of its own. `tiles` compares with
+the whole video, whose memory it needs, on the framework that MG_BACKEND names.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 from machine import machine
@@ -122,6 +126,58 @@ def measure_time(options: argparse.Namespace) -> dict:
     medians = {way: statistics.median(values) for way, values in seconds.items()}
     framework = f"{backend.name} {backend.version}"
     return {"framework": framework, **medians, "ratio": statistics.median(ratios)}
+
+
+# Commands
+
+
+def print_commands(options: argparse.Namespace) -> None:
+    print("| framework | frames | size | command | frames/s |")
+    print("|---|---|---|---|---|")
+    for framework in options.frameworks:
+        result = _measured_apart(framework, [])
+        for name, seconds in result["seconds"].items():
+            print(
+                f"| {result['framework']} | {options.frames[0]} | {options.width}x{options.height} "
+                f"| mg {name} | {options.frames[0] / seconds:.2f} |",
+                flush=True,
+            )
+
+
+def measure_commands(options: argparse.Namespace) -> dict:
+    """Run each command on one video, loading of the network included; the second time counts."""
+    from mg import backend
+    from mg.cli.main import main as mg
+    from mg.data import to_uint8, write_video
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frames = (
+            frame
+            for piece in _noise(options.frames[0], options.height, options.width)
+            for frame in to_uint8(piece[0])
+        )
+        write_video(folder / "in.mp4", frames, 25)
+        (folder / "videos.csv").write_text("video\nin.mp4\n")
+        _network(options).save_checkpoint(folder / "tae.safetensors")
+        flags = ["--ckpt_path", str(folder / "tae.safetensors")]
+        commands = {
+            "reconstruct": ["in.mp4", "out.mp4", *flags],
+            "encode": ["in.mp4", "latents.safetensors", *flags],
+            "decode": ["latents.safetensors", "out.mp4", *flags],
+            "encode-dataset": [*flags, "--csv_path", "videos.csv", "--video_folder", "."],
+        }
+        os.chdir(folder)
+        seconds = {}
+        for attempt in ("warm-up", "measured"):
+            for command, args in commands.items():
+                if command == "encode-dataset":
+                    args = [*args, "--output_path", attempt]
+                started = time.perf_counter()
+                with contextlib.redirect_stdout(sys.stderr):
+                    assert mg([command, *args]) == 0
+                seconds[command] = time.perf_counter() - started
+    return {"framework": f"{backend.name} {backend.version}", "seconds": seconds}
 
 
 # Tiles
@@ -249,8 +305,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-TABLES = {"memory": print_memory, "time": print_time, "tiles": print_tiles}
-MEASURES = {"memory": measure_memory, "time": measure_time}
+TABLES = {
+    "memory": print_memory,
+    "time": print_time,
+    "commands": print_commands,
+    "tiles": print_tiles,
+}
+MEASURES = {"memory": measure_memory, "time": measure_time, "commands": measure_commands}
 
 if __name__ == "__main__":
     main()
