@@ -6,8 +6,8 @@
     python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
 
-`memory`, `time` and `commands` measure each framework in processes of its own. `tiles` compares with
-the whole video, whose memory it needs, on the framework that MG_BACKEND names.
+`memory`, `time` and `commands` measure each framework in processes of its own; `tiles` compares
+with the whole video, whose memory it needs, on the framework that MG_BACKEND names.
 """
 
 import argparse
