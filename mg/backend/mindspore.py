@@ -83,11 +83,6 @@ version = ms.__version__
 checkpoint_suffix = ".ckpt"
 compiles_by_default = True  # graph mode is several times faster on a CPU and takes seconds
 
-if ms.get_context("device_target") == "CPU":
-    # In eager mode the threads that prepare operations ahead take the cores from those that
-    # compute: twice the time on two cores.
-    ms.runtime.launch_blocking()
-
 _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 
@@ -95,10 +90,10 @@ _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 
 def set_device(target: str) -> None:
-    if target == "auto":
-        return
-    if target not in ("CPU", "Ascend"):
+    if target not in ("CPU", "Ascend", "auto"):
         raise ValueError(f"device_target is {target!r}, expected one of CPU, Ascend, auto")
+    if target in ("auto", ms.get_context("device_target")):
+        return  # MindSpore refuses to be told once it runs
     try:
         ms.set_device(target)
     except (RuntimeError, ValueError) as error:
