@@ -1,6 +1,5 @@
 """What a run leaves, and goes on from: checkpoints, metrics, recipe."""
 
-import fcntl
 import json
 import logging
 import math
@@ -14,7 +13,7 @@ import yaml
 from PIL import Image
 
 from mg import backend, ranks
-from mg.files import atomic_path
+from mg.files import atomic_path, lock_folder
 from mg.training.checkpoint import (
     WEIGHTS,
     Checkpoint,
@@ -150,13 +149,9 @@ class RunDirectory:
         if self._lock:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{self.path}: another process trains in this directory") from None
-        except OSError:  # a file system without locks
-            logger.debug("%s: its file system has no locks", self.path)
+        self._lock = lock_folder(
+            self.path, shared=False, busy="another process trains in this directory"
+        )
 
 
 def _lines_until(metrics: Path, step: int) -> list[str]:
