@@ -1,6 +1,9 @@
 """The rooms of mg/ and who may enter whom, read from the imports."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +165,45 @@ def test_nothing_edits_the_import_path_or_takes_weights_leniently():
         assert "sys.path" not in text, relative(file)
         assert "strict=False" not in text, relative(file)
         assert "weights_only=False" not in text, relative(file)
+
+
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *args):
+        absent = name.split(".")[0] in sys.argv[1].split()
+        return None if absent else super().find_spec(name, *args)
+
+sys.meta_path = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
+import numpy as np
+from mg import backend
+from mg.losses.lpips import LPIPS
+from mg.losses.objective import Objective
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.training.step import TrainStep
+
+tae = TemporalAutoencoder(config={"ch": 4, "num_groups": 4, "ch_mult": [1, 1], "num_res_blocks": 1})
+weights = dict.fromkeys(("reconstruction", "kl", "outlier_penalty"), 1.0)
+optimizer = backend.AdamW(
+    list(backend.named_parameters(tae).values()), betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.0
+)
+step = TrainStep(tae, Objective(weights), optimizer, compile=False)
+losses = [step(number, [np.ones((1, 3, 2, 8, 8), np.float32)], 1e-2)["loss"] for number in (0, 1)]
+assert losses[1] < losses[0], losses
+"""
+ABSENT = (
+    "PIL av diffusers jsonargparse mindspore pandas pyarrow safetensors scipy skimage tensorboardX "
+    "tqdm yaml"
+)
+
+
+def test_network_losses_and_train_step_need_pytorch_and_numpy_only():
+    pytest.importorskip("torch")
+    command = [sys.executable, "-c", BARE, ABSENT]
+    done = subprocess.run(
+        command, env={**os.environ, "MG_BACKEND": "torch"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

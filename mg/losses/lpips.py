@@ -9,8 +9,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from mg.backend import Module, ModuleList, Tensor, cat, conv2d, max_pool2d, parameter, relu
 
@@ -100,16 +98,16 @@ class LPIPS(Module):
     """The perceptual distance of frames.
 
     Args:
-        weights: a safetensors file, see the module's text.
+        weights: a safetensors file, see the module's text; or the arrays of one by their names.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not the weights of LPIPS on VGG16 or SqueezeNet 1.1.
     """
 
-    def __init__(self, weights: str | os.PathLike):
+    def __init__(self, weights: str | os.PathLike | dict[str, np.ndarray]):
         super().__init__()
-        arrays = _read(weights)
+        arrays = weights if isinstance(weights, dict) else _read(weights)
         squeeze = "features.3.squeeze.weight" in arrays
         try:
             stages = [
@@ -120,7 +118,8 @@ class LPIPS(Module):
                 for number, layers in enumerate(_SQUEEZENET if squeeze else _VGG16)
             ]
         except KeyError as error:
-            raise ValueError(f"{weights}: not the weights of LPIPS, {error} is missing") from None
+            source = "arrays" if isinstance(weights, dict) else weights
+            raise ValueError(f"{source}: not the weights of LPIPS, {error} is missing") from None
         self.stages = ModuleList(stages)
         self.shift = parameter(np.reshape(SHIFT, (3, 1, 1)), trainable=False)
         self.scale = parameter(np.reshape(SCALE, (3, 1, 1)), trainable=False)
@@ -154,6 +153,9 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError  # here: the network and its losses do without it
+    from safetensors.numpy import load_file
+
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file of LPIPS weights; `python -m mg.cli.convert_lpips` makes it"

@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from mg import backend
 from mg.files import atomic_path
@@ -107,6 +105,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
     Raises:
         ValueError: the file is damaged, or holds something else than numbers.
     """
+    import safetensors  # here: a network without files does without it
+
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -152,6 +152,8 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
 
 
 def _save_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    import safetensors.numpy
+
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
         safetensors.numpy.save_file(contiguous, path, metadata=metadata)

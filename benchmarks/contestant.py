@@ -1,0 +1,92 @@
+"""One contestant of speed.py, a process that waits for its turns.
+
+    MG_BACKEND=torch python benchmarks/contestant.py CONDITIONS
+
+The conditions are JSON: those of contestants.Contestant, and `what` ("inference" or "training"),
+`frames`, `pixels`, `ch`, `dtype`, `device_target`, and for a ceiling `convolution`. The first line
+of stdout tells `turns` and facts; each turn that a line of stdin names is answered by a line with
+its seconds and the peak memory so far.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from limits import ceiling, count
+from networks import of_diffusers, ours, plain
+
+from mg import backend
+
+
+def main() -> None:
+    # Where memory ends, the kernel shall end this process and not the one that tells of it.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no reply
+    conditions = json.loads(sys.argv[1])
+    backend.set_device(conditions["device_target"])
+    device = Torch() if backend.name == "torch" else MindSpore()
+    turns, facts = build(conditions)
+    facts |= {"turns": list(turns), "framework": f"{backend.name} {backend.version}"}
+    print(json.dumps(facts | {"device": device.name}), file=replies, flush=True)
+    for line in sys.stdin:
+        reply = device.measure(turns[line.strip()])
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def build(conditions: dict) -> tuple[dict, dict]:
+    """The functions of this contestant's turns, each of which does it once; and facts."""
+    builders = {"ours": ours, "plain": plain, "ceiling": ceiling, "count": count}
+    return builders.get(conditions["network"], of_diffusers)(conditions)
+
+
+# Devices
+
+
+class Torch:
+    """Measures on the GPU or the CPU. TF32 stays as PyTorch has it, for all contestants."""
+
+    def __init__(self):
+        import torch
+
+        self._cuda = torch.cuda if backend.from_numpy(np.zeros(1)).is_cuda else None
+        self.name = torch.cuda.get_device_name() if self._cuda else None
+
+    def measure(self, turn) -> dict:
+        if self._cuda is None:
+            return _timed(turn, lambda _: None)
+        turn()  # fills the allocator's cache, which others' turns have emptied
+        self._cuda.synchronize()
+        self._cuda.reset_peak_memory_stats()
+        reply = _timed(turn, lambda _: self._cuda.synchronize())
+        self._cuda.empty_cache()
+        return reply | {"peak_bytes": self._cuda.max_memory_allocated()}
+
+
+class MindSpore:
+    name = None
+
+    def measure(self, turn) -> dict:
+        def wait(result):
+            for tensor in result if isinstance(result, tuple) else (result,):
+                backend.to_numpy(tensor)
+
+        return _timed(turn, wait)
+
+
+def _timed(turn, wait) -> dict:
+    began = time.perf_counter()
+    wait(turn())
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak_bytes": peak}
+
+
+if __name__ == "__main__":
+    main()
