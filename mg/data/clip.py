@@ -67,19 +67,26 @@ def read_clip(
     rng: np.random.Generator | None = None,
     random_crop: bool = False,
     random_flip: bool = False,
+    max_zoom: float = 1.0,
     video_frames: int | None = None,
 ) -> np.ndarray:
-    """Read a clip as `load_clip` does, but as frames: uint8 (t h w 3)."""
+    """Read a clip as `load_clip` does, but as frames: uint8 (t h w 3).
+
+    With `rng`, a crop shows the frame's short side divided by a number drawn log-uniformly from 1
+    to `max_zoom`; see `resize_and_crop`.
+    """
     check_clip_arguments(num_frames, image_size, sample_stride)
     if rng is None and (random_crop or random_flip):
         raise ValueError("random_crop and random_flip need a random generator, got rng=None")
     indices = _frame_indices(path, num_frames, sample_stride, rng, video_frames)
     where = tuple(rng.random(2)) if rng is not None and random_crop else (0.5, 0.5)
     flip = rng is not None and random_flip and rng.random() < 0.5
+    # Drawn last, and only where it is asked for: clips without it are what they always were.
+    zoom = max_zoom ** rng.random() if rng is not None and max_zoom > 1 else 1.0
 
     def kept_pixels(frame: np.ndarray) -> np.ndarray:
         if image_size is not None:
-            frame = resize_and_crop(frame, image_size, where)
+            frame = resize_and_crop(frame, image_size, where, zoom)
         return frame[:, ::-1] if flip else frame
 
     return read_frames(path, indices, transform=kept_pixels, num_frames=video_frames)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import weakref
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ class Sampler:
     sample_stride: int
     random_crop: bool
     random_flip: bool
+    max_zoom: float
     mixed_strategy: str
     mixed_image_ratio: float
     seed: int
@@ -124,6 +126,7 @@ class Sampler:
             rng=np.random.default_rng((self.seed, _ITEM, item)),
             random_crop=self.random_crop,
             random_flip=self.random_flip,
+            max_zoom=self.max_zoom,
             video_frames=video.num_frames,
         )
 
@@ -202,6 +205,7 @@ def training_batches(
     sample_stride: int = 1,
     random_crop: bool = False,
     random_flip: bool = False,
+    max_zoom: float = 1.0,
     mixed_strategy: str = "video_only",
     mixed_image_ratio: float = 0.0,
     num_workers: int = 0,
@@ -229,6 +233,8 @@ def training_batches(
         sample_stride: take every so manyth frame.
         random_crop: crop at a random place, not the centre.
         random_flip: mirror a clip left to right, one time in two.
+        max_zoom: with 2, a crop shows from the whole short side of the frame to half of it, drawn
+            log-uniformly for each clip; no frame is enlarged for it. 1 for always the whole.
         mixed_strategy: how long the clips of a batch are. "video_only": `num_frames`;
             "image_only": 1; "mixed_video_image": 1 in a share `mixed_image_ratio` of the
             batches, else `num_frames`; "mixed_video_random": drawn uniformly from 1, the
@@ -252,6 +258,8 @@ def training_batches(
     if mixed_strategy not in STRATEGIES:
         expected = ", ".join(STRATEGIES)
         raise ValueError(f"mixed_strategy: expected one of {expected}, got '{mixed_strategy}'")
+    if not 1 <= max_zoom < math.inf:
+        raise ValueError(f"max_zoom: expected 1 or more, got {max_zoom}")
     if not 0 <= mixed_image_ratio <= 1:
         raise ValueError(f"mixed_image_ratio: expected 0 to 1, got {mixed_image_ratio}")
     _check_at_least("batch_size", batch_size, 1)
@@ -272,6 +280,7 @@ def training_batches(
         sample_stride=sample_stride,
         random_crop=random_crop,
         random_flip=random_flip,
+        max_zoom=max_zoom,
         mixed_strategy=mixed_strategy,
         mixed_image_ratio=mixed_image_ratio,
         seed=seed,

@@ -34,9 +34,12 @@ def mirrored_indices(num_available: int, num_wanted: int) -> np.ndarray:
 
 
 def resize_and_crop(
-    frame: np.ndarray, image_size: int, where: tuple[float, float] = (0.5, 0.5)
+    frame: np.ndarray,
+    image_size: int,
+    where: tuple[float, float] = (0.5, 0.5),
+    zoom: float = 1.0,
 ) -> np.ndarray:
-    """Resize a frame's short side to `image_size`, then crop a square of that size.
+    """Resize a frame's short side to `image_size * zoom`, then crop a square of `image_size`.
 
     The resize is bicubic and antialiased. Only the pixels that are kept are computed.
 
@@ -45,15 +48,17 @@ def resize_and_crop(
         image_size: the square's side in pixels.
         where: the square's place along (height, width), each in [0, 1): 0 is the top or left
             edge, 0.5 the centre.
+        zoom: 1 or more; where it would enlarge the frame, as much of it as does not.
 
     Returns:
         uint8 (image_size image_size 3).
     """
     height, width = frame.shape[:2]
     side = min(height, width)
+    side /= min(zoom, max(side / image_size, 1.0))  # of the square, in source pixels
     scale = side / image_size  # source pixels per pixel of the result
     # The square lies on the grid of the resized frame, as if all of that had been computed.
-    rows, columns = (length * image_size // side - image_size + 1 for length in (height, width))
+    rows, columns = (int(length * image_size / side) - image_size + 1 for length in (height, width))
     top, left = int(where[0] * rows) * scale, int(where[1] * columns) * scale
     box = (left, top, min(left + side, width), min(top + side, height))
     resized = Image.fromarray(frame).resize(

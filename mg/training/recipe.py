@@ -21,6 +21,8 @@ class Recipe:
         batch_size: Clips in a batch.
         random_crop: Crop a random square of the frame instead of its centre.
         random_flip: Mirror half of the clips horizontally.
+        max_zoom: A clip's crop shows the frame's short side divided by a random number from 1 to
+            this, but enlarges nothing; 1 for always the whole short side.
         mixed_strategy: Lengths of batches: video_only, image_only, mixed_video_image (a share of
             batches are images), mixed_video_random (1 or a multiple of 8 frames, at random).
         mixed_image_ratio: Share of image batches for mixed_video_image.
@@ -78,6 +80,7 @@ class Recipe:
     batch_size: int = 1
     random_crop: bool = True
     random_flip: bool = False
+    max_zoom: float = 1.0
     mixed_strategy: str = "video_only"
     mixed_image_ratio: float = 0.2
     num_workers: int = 2
@@ -122,6 +125,7 @@ class Recipe:
     def __post_init__(self):
         least = {
             **dict.fromkeys(("num_frames", "image_size", "sample_stride", "batch_size"), 1),
+            "max_zoom": 1,
             **dict.fromkeys(("train_steps", "gradient_accumulation_steps", "log_interval"), 1),
             **dict.fromkeys(("num_workers", "warmup_steps", "ckpt_save_steps", "seed"), 0),
             **dict.fromkeys(("learning_rate", "end_learning_rate", "weight_decay"), 0),

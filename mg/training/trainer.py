@@ -202,6 +202,7 @@ def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
         sample_stride=recipe.sample_stride,
         random_crop=recipe.random_crop,
         random_flip=recipe.random_flip,
+        max_zoom=recipe.max_zoom,
         mixed_strategy=recipe.mixed_strategy,
         mixed_image_ratio=recipe.mixed_image_ratio,
         num_workers=recipe.num_workers,

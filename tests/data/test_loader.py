@@ -256,6 +256,19 @@ def test_random_lengths_are_uniform_over_a_handful(dataset):
     assert all(70 < count < 130 for count in lengths.values())
 
 
+def test_zoom_shows_less_of_a_frame_by_another_amount_for_each_clip(dataset):
+    """The files' blue darkens from left to right: its span is how much of the width is shown."""
+    plain = batches_of(dataset, 6, image_size=8)
+    zoomed = batches_of(dataset, 6, image_size=8, max_zoom=2.5)
+    assert names_of(plain) == names_of(zoomed)
+    shares = []
+    for before, after in zip(plain, zoomed, strict=True):
+        assert np.array_equal(before.video[:, 1], after.video[:, 1])  # green tells the frames
+        spans = [np.ptp(batch.video[:, 2, 0, 0], axis=1) for batch in (before, after)]
+        shares += [*(spans[1] / spans[0])]
+    assert 0.3 < min(shares) < 0.6 and 0.8 < max(shares) < 1.1
+
+
 def test_images_and_videos_mix_in_one_data_set(dataset, tmp_path):
     Image.new("RGB", (30, 40), (9, 9, 9)).save(tmp_path / "a.png")
     csv_path = write_csv(tmp_path / "index.csv", ["a.png", str(dataset / "0.mkv")])
@@ -309,6 +322,7 @@ def test_closed_batches_say_so_and_close_twice(dataset):
         ({"image_size": 4}, "image_size: expected at least 8, got 4"),
         ({"sample_stride": 0}, "sample_stride: expected at least 1, got 0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"max_zoom": 0.5}, "max_zoom: expected 1 or more, got 0.5"),
         ({"num_workers": -1}, "num_workers: expected at least 0, got -1"),
         ({"seed": -1}, "seed: expected at least 0, got -1"),
         ({"start_step": -1}, "start_step: expected at least 0, got -1"),

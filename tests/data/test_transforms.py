@@ -84,3 +84,21 @@ def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     assert resize_and_crop(stripes, 8).std() < 8
+
+
+@pytest.mark.parametrize("zoom", [1.0, 1.5, 2.0, 3.0])
+def test_zoom_shows_the_short_side_divided_by_it(zoom):
+    """On a ramp whose grey level is the column, the crop's span is that of the columns it shows."""
+    frame = np.tile(np.arange(240, dtype=np.uint8)[None, :, None], (240, 1, 3))
+    crop = resize_and_crop(frame, 40, (0.5, 0.5), zoom).astype(float)
+    assert crop.shape == (40, 40, 3)
+    span = (crop[20, 30, 0] - crop[20, 10, 0]) / 20 * 40
+    assert span == pytest.approx(240 / zoom, rel=0.03)
+    assert crop[20, 19:21, 0].mean() == pytest.approx(119.5, abs=4)
+
+
+def test_zoom_enlarges_nothing(rng):
+    frame = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    assert np.array_equal(resize_and_crop(frame, 32, (0, 0), 9.0), frame[:32, :32])
+    plain = resize_and_crop(frame, 64, (0.2, 0.7))
+    assert np.array_equal(resize_and_crop(frame, 64, (0.2, 0.7), 9.0), plain)
