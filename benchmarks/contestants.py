@@ -20,6 +20,7 @@ class Contestant:
     """A network in a framework, and how it is run.
 
     Args:
+        label: in tables.
         network: "ours", "plain", a class of diffusers, or what the race needs besides: "ceiling"
             of the machine, "count" of the network's operations.
         compiled: by torch.compile, or in MindSpore's graph mode.
@@ -54,7 +55,10 @@ CONTESTANTS = {
 
 
 def plain_of(name: str) -> str:
-    """The contestant that is the plain statement of one of ours, run the same way."""
+    """The contestant that is the plain statement of one of ours, run the same way; "" for others
+    than ours."""
+    if CONTESTANTS[name].network not in ("ours", "plain"):
+        return ""
     return name.replace("ours", "plain").removesuffix("-recompute")
 
 
@@ -126,14 +130,15 @@ class Entrant:
     """A contestant in a race: its process, and what was measured.
 
     Attributes:
-        first, seconds: of each turn, of the first call and of each later one.
+        warm_up: seconds of each turn's first calls, for each start of its process.
+        seconds: of each turn's later calls.
         failure: why it is out, or None.
         facts: what its process says of itself: see contestant.py.
     """
 
     def __init__(self, name: str, contestant: Contestant, conditions: dict):
         self.name, self.contestant, self._conditions = name, contestant, conditions
-        self.facts, self.first, self.seconds = {}, {}, {}
+        self.facts, self.warm_up, self.seconds = {}, {}, {}
         self.peak_bytes, self.failure = 0, None
         self._process = None
 
@@ -154,10 +159,12 @@ class Entrant:
         return statistics.median(self.seconds[turn])
 
     def compile_seconds(self) -> float:
-        """What the first calls took longer than later ones."""
+        """What the calls of warming up took longer than later ones."""
         return sum(
-            max(0.0, statistics.median(first) - self.median(turn))
-            for turn, first in self.first.items()
+            statistics.median(
+                sum(max(0.0, seconds - self.median(turn)) for seconds in calls) for calls in starts
+            )
+            for turn, starts in self.warm_up.items()
         )
 
     def _unless_failed(self, action) -> None:
@@ -177,7 +184,7 @@ class Entrant:
         calls = COMPILED_LATE if self.contestant.way == "stream" else 1
         for turn in self.facts["turns"]:
             seconds = [self._ask(turn, "warms up") for _ in range(calls)]
-            self.first.setdefault(turn, []).append(seconds[0])
+            self.warm_up.setdefault(turn, []).append(seconds)
 
     def _measure(self) -> None:
         self._ready()

@@ -107,7 +107,7 @@ def of_diffusers(conditions: dict) -> tuple[dict, dict]:
     frames = 4 * -(-conditions["frames"] // 4) + 1
     pixels, dtype = conditions["pixels"], backend.dtype(conditions["dtype"])
     with torch.device("meta"):
-        counted = kind()
+        counted = kind().to(dtype)
     channels = getattr(counted.config, "latent_channels", None) or counted.config.z_dim
     sizes = (1, 3, frames, pixels, pixels), (1, channels, frames // 4 + 1, pixels // 8, pixels // 8)
 

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def inference(options: argparse.Namespace):
-    names = _chosen("inference", options)
+    names = [n for n in _chosen("inference", options) if not CONTESTANTS[n].recompute]
     for frames, pixels in options.sizes:
         yield compare("inference", names, frames, pixels, options)
 
@@ -111,7 +111,9 @@ def compare(
     limits = {entrant.contestant.framework: _limits(entrant) for entrant in ceilings}
     flops = operations["flops"] if operations else {}
     rows = [_row(entrant, entrants, flops, limits) for entrant in entrants]
+    devices = {entrant.facts["device"] for entrant in entrants if entrant.facts} - {None}
     title = f"{what}, 1x{frames}x{pixels}x{pixels}, {options.dtype}, ch {options.ch}"
+    title = ", ".join([title, *devices])
     notes = [
         f"Ceiling on {framework}: {turn}: {rate / 1e9:.0f} GFLOP/s"
         for framework, rates in limits.items()
@@ -183,13 +185,14 @@ def _beside(entrant: Entrant, name: str, entrants: list[Entrant]) -> float | Non
 
 def _lines(rows: list[dict], what: str) -> list[str]:
     times = ["s/step"] if what == "training" else ["encode, ms/frame", "decode, ms/frame"]
-    heads = ["network", "on", *times, "compile, s", "peak memory, GiB", "GFLOP/s"]
+    heads = ["network", "parameters", "on", *times, "compile, s", "peak memory, GiB", "GFLOP/s"]
     heads += ["of the matrix product's", "of the convolution's", "time / plain's", "time / Wan's"]
     return ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *map(_line, rows)]
 
 
 def _line(row: dict) -> str:
-    cells = [row["label"], row.get("framework", "")]
+    size = f"{row['parameters'] / 1e6:.1f} M" if "parameters" in row else ""
+    cells = [row["label"], size, row["framework"]]
     if row["failure"]:
         return "| " + " | ".join([*cells, f"failed: {row['failure']}"]) + " |"
     for turn, seconds in row["seconds"].items():

@@ -167,17 +167,23 @@ def test_nothing_edits_the_import_path_or_takes_weights_leniently():
         assert "weights_only=False" not in text, relative(file)
 
 
-BARE = """
+ABSENT = (
+    "PIL av diffusers jsonargparse mindspore pandas pyarrow safetensors scipy skimage tensorboardX "
+    "tqdm yaml"
+)
+BARE_IMPORTS = """
 import sys
 from importlib.machinery import PathFinder
 
 class Bare(PathFinder):
     @classmethod
     def find_spec(cls, name, *args):
-        absent = name.split(".")[0] in sys.argv[1].split()
+        absent = name.split(".")[0] in ABSENT.split()
         return None if absent else super().find_spec(name, *args)
 
 sys.meta_path = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+TRAINING = """
 import numpy as np
 from mg import backend
 from mg.losses.lpips import LPIPS
@@ -194,15 +200,11 @@ step = TrainStep(tae, Objective(weights), optimizer, compile=False)
 losses = [step(number, [np.ones((1, 3, 2, 8, 8), np.float32)], 1e-2)["loss"] for number in (0, 1)]
 assert losses[1] < losses[0], losses
 """
-ABSENT = (
-    "PIL av diffusers jsonargparse mindspore pandas pyarrow safetensors scipy skimage tensorboardX "
-    "tqdm yaml"
-)
 
 
 def test_network_losses_and_train_step_need_pytorch_and_numpy_only():
     pytest.importorskip("torch")
-    command = [sys.executable, "-c", BARE, ABSENT]
+    command = [sys.executable, "-c", f"ABSENT = {ABSENT!r}{BARE_IMPORTS}{TRAINING}"]
     done = subprocess.run(
         command, env={**os.environ, "MG_BACKEND": "torch"}, capture_output=True, text=True
     )
