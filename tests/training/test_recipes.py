@@ -21,6 +21,7 @@ SMALL = {
     "disc_ndf": 4,
     "disc_layers": 1,
     "disc_start": 1,
+    "log_interval": 1,
     "train_steps": 2,
 }
 
