@@ -45,7 +45,10 @@ def test_plain_network_gives_what_ours_gives(plain, frames):
         assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("compiled", [False, True] if backend.name == "mindspore" else [False])
+EAGER = pytest.param(False, marks=pytest.mark.slow)  # on MindSpore, where graph mode is tested too
+
+
+@pytest.mark.parametrize("compiled", [EAGER, True] if backend.name == "mindspore" else [False])
 def test_plain_step_minimises_the_loss_of_ours(plain, compiled):
     ours, other = both(plain, compiled, ch_mult=[1, 2])
     x = backend.from_numpy(random_video(1, 3, 4, 8, 8))
