@@ -134,9 +134,10 @@ def _pip(package: Package, place: Path) -> None:
     """By a requirement with a hash, so that pip unpacks and runs nothing but what is expected."""
     requirement = place / "requirements.txt"
     requirement.write_text(f"{package.package}=={package.version} --hash=sha256:{package.sha256}\n")
+    what = f"pip download {package.package}"
     kind = _WHEELS if package.registry == "pypi-wheel" else (f"--no-binary={package.package}",)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    _run([*command, *kind, "--dest", str(place), "-r", str(requirement)], place)
+    _run([*command, *kind, "--dest", str(place), "-r", str(requirement)], place, what)
 
 
 def _apt(package: Package, place: Path, mirror: str | None) -> None:
@@ -157,18 +158,20 @@ def _apt(package: Package, place: Path, mirror: str | None) -> None:
         "Dir::State::Status": place / "status",
         "Dir::Cache": place / "cache",
         "Debug::NoLocking": "1",
+        "APT::Update::Error-Mode": "any",  # no mirror is no mere warning
         "APT::Sandbox::User": "",  # root would become a user who may not write here
     }
     command = [apt, "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-    _run([*command, "update"], place)
+    _run([*command, "update"], place, f"apt-get update from {line.split()[-3]}")
     sources = ("source", "--download-only", "--tar-only")
     verb = sources if package.registry == "debian-source" else ("download",)
-    _run([*command, *verb, package.package], place)
+    _run([*command, *verb, package.package], place, f"apt-get {verb[0]} {package.package}")
 
 
 def _system_mirror(apt: str) -> str:
     filters = ("Created-By: Packages", f"Codename: {RELEASE}", "Component: main")
-    lines = _run([apt, "indextargets", "--format", "$(REPO_URI)", *filters], Path.cwd()).split()
+    command = [apt, "indextargets", "--format", "$(REPO_URI)", *filters]
+    lines = _run(command, Path.cwd(), "apt-get indextargets").split()
     if not lines:
         raise OSError(f"apt knows no mirror of Debian {RELEASE}: give one by --debian_mirror")
     return lines[0]
@@ -180,10 +183,11 @@ def _program(name: str) -> str:
     return path
 
 
-def _run(command: Sequence[str], folder: Path) -> str:
+def _run(command: Sequence[str], folder: Path, what: str) -> str:
     environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["nothing was said"]
-        raise OSError(f"{' '.join(command[:4])} ... failed: {said[-1]}")
+        errors = [line for line in said if line.startswith(("E:", "ERROR:"))]
+        raise OSError(f"{what} failed: {(errors or said)[-1]}")
     return done.stdout

@@ -168,6 +168,16 @@ def test_damaged_archives_are_one_clear_line(tmp_path):
             extract(tmp_path / name, {"x": ("0" * 64, tmp_path / "x")})
 
 
+def test_a_mirror_that_does_not_answer_is_one_clear_line(tmp_path):
+    if shutil.which("apt-get") is None:
+        pytest.skip("needs apt-get")
+    package = Package("opencv-doc", "debian", "4.6.0", "opencv-doc_*.deb", "")
+    mirror = "http://127.0.0.1:9/debian"  # nothing listens on the port "discard"
+    with pytest.raises(OSError, match=f"^apt-get update from {mirror} failed: E: .*[^\\n]$"):
+        download(package, tmp_path / "packages", mirror)
+    assert [*(tmp_path / "packages").iterdir()] == []
+
+
 def test_debian_packages_without_apt_say_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     package = Package("opencv-doc", "debian", "4.6.0", "opencv-doc_*.deb", "")
