@@ -10,6 +10,7 @@ that MindSpore's graph compiler reads.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ __all__ = [
     "cat",
     "checkpoint_suffix",
     "compile",
+    "compile_recurring",
     "compiles_by_default",
     "conv2d",
     "conv3d",
@@ -42,6 +44,7 @@ __all__ = [
     "from_numpy",
     "global_norm",
     "group_norm",
+    "group_norm_silu",
     "in_python",
     "is_tensor",
     "join_ranks",
@@ -82,6 +85,7 @@ ModuleList = nn.CellList
 version = ms.__version__
 checkpoint_suffix = ".ckpt"
 compiles_by_default = True  # graph mode is several times faster on a CPU and takes seconds
+_CALLS_BEFORE_COMPILED = 3
 
 _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
@@ -297,6 +301,10 @@ def group_norm(x, gamma, beta, *, groups, over_clip):
     return ops.cast(y, x.dtype)
 
 
+def group_norm_silu(x, gamma, beta, *, groups, over_clip):
+    return ops.silu(group_norm(x, gamma, beta, groups=groups, over_clip=over_clip))
+
+
 def silu(x):
     return ops.silu(x)
 
@@ -356,6 +364,20 @@ def recompute(module: Module) -> Module:
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
     return ms.jit(function, jit_level=jit_level)
+
+
+def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
+    compiled = ms.jit(step, jit_level=jit_level)
+    calls = Counter()
+
+    def recurring(x, kept, ends):
+        sizes = (x.shape, *(frames.shape for frames in kept), ends)
+        calls[sizes] += 1
+        if calls[sizes] < _CALLS_BEFORE_COMPILED:
+            return step(x, kept, ends)
+        return compiled(x, ms.mutable(kept) if kept else (), ends)  # pyright: ignore[reportCallIssue]
+
+    return recurring
 
 
 def value_and_grad(

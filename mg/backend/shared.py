@@ -5,6 +5,8 @@ padding, is all decided here in plain integers; the frameworks gather frames by 
 multiply.
 """
 
+from typing import NamedTuple
+
 EPSILON = 1e-6  # of group norm's variance, as in the image autoencoders
 ZERO_FRAME = -1  # in a table: no input frame, but zeros
 
@@ -27,9 +29,12 @@ def frame_table(
     the end frame ("replicate") or zeros ("zeros"). Where the frames do not begin or end the clip,
     output frames that would read beyond them are left out.
     """
-    last = num_frames * upsample - 1
+    length = num_frames * upsample
+    last = length - 1
+    first_centre = 0 if begins else taps // 2
+    end = length if ends else length - (taps - 1 - taps // 2)
     table = []
-    for centre in _centres(num_frames * upsample, taps, stride, begins, ends):
+    for centre in range(first_centre, end, stride):
         for frame in range(centre - taps // 2, centre - taps // 2 + taps):
             inside = min(max(frame, 0), last)
             missing = padding == "zeros" and inside != frame
@@ -37,20 +42,32 @@ def frame_table(
     return tuple(table)
 
 
-def frames_to_keep(
-    num_frames: int, taps: int, *, stride: int = 1, upsample: int = 1, begins: bool = True
-) -> tuple[int, int]:
-    """For frames that do not end the clip: how many output frames `frame_table` has, and how many
-    of the last input frames the output frames after those read.
+class Run(NamedTuple):
+    """Consecutive output frames that read consecutive input frames by the same taps."""
 
-    Put before the clip's next frames, as frames that do not begin it, they give what comes next.
-    """
-    centres = _centres(num_frames * upsample, taps, stride, begins, ends=False)
-    following = centres.start + len(centres) * stride
-    return len(centres), num_frames - max(following - taps // 2, 0) // upsample
+    taps: tuple[int, ...]
+    to: int  # the first output frame
+    of: int  # the first input frame
+    length: int
 
 
-def _centres(length: int, taps: int, stride: int, begins: bool, ends: bool) -> range:
-    """The (upsampled) frames on which output frames are centred."""
-    before = taps // 2
-    return range(0 if begins else before, length if ends else length - (taps - 1 - before), stride)
+def frame_runs(table: tuple[int, ...], taps: int) -> list[Run]:
+    """A frame table as products: every output frame is the sum, over the runs that it is in, of an
+    input frame times the sum of the taps' weights. Taps that read the same frame share a run."""
+    runs: dict[tuple, Run] = {}
+    ended = []
+    for place in range(len(table) // taps):
+        reads: dict[int, list[int]] = {}
+        for tap, frame in enumerate(table[place * taps : (place + 1) * taps]):
+            if frame != ZERO_FRAME:
+                reads.setdefault(frame, []).append(tap)
+        for frame, which in reads.items():
+            key = (*which, frame - place)
+            run = runs.get(key)
+            if run and run.to + run.length == place:
+                runs[key] = run._replace(length=run.length + 1)
+                continue
+            if run:
+                ended.append(run)
+            runs[key] = Run(tuple(which), place, frame, 1)
+    return ended + list(runs.values())

@@ -193,8 +193,7 @@ def test_a_dying_process_ends_the_run_with_a_message(videos, tmp_path):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     text = printed(tmp_path)
-    if backend.name == "torch":
-        assert "another process of this run ended or is out of reach" in text
+    if backend.name == "torch":  # torchrun may end the other process before it notices by itself
         assert "Signal 9 (SIGKILL)" in text
     else:
         assert "exit with exception" in text and "kill all other workers" in text

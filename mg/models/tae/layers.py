@@ -4,8 +4,10 @@ Inside the network a video is `(b t c h w)`, a batch of frames: spatial work is 
 frame, temporal work mixes neighbouring frames. Weights are plain arrays drawn with numpy, so a seed
 gives the same network on every framework. Parameter names are those of mindone's checkpoints.
 
-A `forward` takes a `memory` (mg/models/tae/streaming.py) when x is but the next frames of a stream;
-without one, x is the whole clip.
+`forward` takes a whole clip. A brick that mixes frames has a `step` too, for a clip that comes
+piece by piece (mg/models/tae/streaming.py): (next frames, kept, ends) to (output frames, kept).
+`kept` is a tuple of the tensors that the step before gave, empty at the beginning; `ends` says that
+the frames are the last. The whole clip is the piece that begins and ends it.
 
 Axes: b batch, t frames, c channels, h height, w width.
 """
@@ -21,10 +23,10 @@ from mg.backend import (
     cat,
     conv2d,
     group_norm,
+    group_norm_silu,
     linear,
     parameter,
     recompute,
-    silu,
     temporal_conv,
     upsample_conv2d,
 )
@@ -73,13 +75,18 @@ class TemporalConv(Module):
         weight[:, :, 0, taps // 2] = np.eye(channels)
         self.weight = parameter(weight)
         self.bias = parameter(np.zeros(channels, np.float32))
-        self.taps, self.stride, self.upsample, self.padding = taps, stride, upsample, padding
+        self.stride, self.upsample, self.padding = stride, upsample, padding
+        # the input frames that the outputs of this piece read and those of the next read again
+        self.num_kept = taps - stride if upsample == 1 else taps // 2
 
-    def forward(self, x, memory=None):
-        begins, ends = True, True
-        if memory is not None:
-            x, begins, ends = memory.with_neighbours(self, x)
-        return temporal_conv(
+    def forward(self, x):
+        return self.step(x, (), True)[0]
+
+    def step(self, x, kept, ends):
+        begins = len(kept) == 0
+        if not begins:
+            x = cat((kept[0], x), 1)
+        y = temporal_conv(
             x,
             self.weight,
             self.bias,
@@ -89,6 +96,9 @@ class TemporalConv(Module):
             begins=begins,
             ends=ends,
         )
+        if ends:
+            return y, ()
+        return y, (x[:, x.shape[1] - self.num_kept :],)
 
 
 class Conv(Module):
@@ -99,8 +109,11 @@ class Conv(Module):
         self.conv_spat = SpatialConv(setting, in_channels, out_channels, kernel)
         self.conv_temp = TemporalConv(out_channels, taps=kernel)
 
-    def forward(self, x, memory=None):
-        return self.conv_temp(self.conv_spat(x), memory)
+    def forward(self, x):
+        return self.conv_temp(self.conv_spat(x))
+
+    def step(self, x, kept, ends):
+        return self.conv_temp.step(self.conv_spat(x), kept, ends)
 
 
 class GroupNorm(Module):
@@ -114,6 +127,12 @@ class GroupNorm(Module):
 
     def forward(self, x):
         return group_norm(x, self.gamma, self.beta, groups=self.groups, over_clip=self.over_clip)
+
+    def silu(self, x):
+        """SiLU of the normalised x."""
+        return group_norm_silu(
+            x, self.gamma, self.beta, groups=self.groups, over_clip=self.over_clip
+        )
 
 
 class ResnetBlock(Module):
@@ -129,16 +148,21 @@ class ResnetBlock(Module):
         if self.has_shortcut:
             self.nin_shortcut = Conv(setting, in_channels, out_channels, kernel=1)
 
-    def forward(self, x, memory=None):
-        if memory is not None:
-            memory.hold(self, x)
-        h = self.conv1(silu(self.norm1(x)), memory)
-        h = self.conv2(silu(self.norm2(h)), memory)
-        if memory is not None:
-            x = memory.take(self, h.shape[1])
+    def forward(self, x):
+        return self.step(x, (), True)[0]
+
+    def step(self, x, kept, ends):
+        h, kept1 = self.conv1.step(self.norm1.silu(x), kept[:1], ends)
+        h, kept2 = self.conv2.step(self.norm2.silu(h), kept[1:2], ends)
+        if len(kept) > 0:
+            x = cat((kept[2], x), 1)
+        passing = ()  # frames that wait for the convolutions to give theirs
+        if not ends:
+            passing = (x[:, h.shape[1] :],)
+            x = x[:, : h.shape[1]]
         if self.has_shortcut:
             x = self.nin_shortcut(x)
-        return x + h
+        return x + h, kept1 + kept2 + passing
 
 
 def residual_blocks(setting, in_channels, out_channels, count):
@@ -200,9 +224,7 @@ class TemporalAttention(Module):
         zeros = np.zeros((channels, channels), np.float32)
         self.proj_out = Linear(zeros, zeros[0])
 
-    def forward(self, x, memory=None):
-        if memory is not None:
-            x = memory.whole_windows(self, x, self.window)
+    def forward(self, x):
         y = self.norm(x)
         t = x.shape[1]
         window = t if self.window is None else min(self.window, t)
@@ -232,10 +254,14 @@ class MiddleBlock(Module):
         )
         self.block_2 = ResnetBlock(setting, channels, channels)
 
-    def forward(self, x, memory=None):
-        x = self.attn_1[0](self.block_1(x, memory))
-        x = self.attn_1[1](x, memory)
-        return self.block_2(x, memory)
+    def forward(self, x):
+        return self.block_2(self.attend(self.block_1(x)))
+
+    def attend(self, x):
+        return self.attn_1[1](self.attn_1[0](x))
+
+    def attend_step(self, x, kept, ends):
+        return self.attend(x), kept  # nothing is kept: all pieces but the last are whole windows
 
 
 class SpatialDownsample(Module):
@@ -256,8 +282,8 @@ class TemporalDownsample(Module):
         super().__init__()
         self.conv = TemporalConv(channels, stride=2)
 
-    def forward(self, x, memory=None):
-        return self.conv(x, memory)
+    def forward(self, x):
+        return self.conv(x)
 
 
 class SpatialUpsample(Module):
@@ -278,5 +304,5 @@ class TemporalUpsample(Module):
         super().__init__()
         self.conv = TemporalConv(channels, upsample=2, padding=setting.upsample_padding)
 
-    def forward(self, x, memory=None):
-        return self.conv(x, memory)
+    def forward(self, x):
+        return self.conv(x)

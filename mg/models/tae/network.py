@@ -2,10 +2,11 @@
 
 An image autoencoder inflated to video: a 1-D temporal convolution after every 2-D convolution, a
 1-D temporal attention after every spatial attention. It compresses 8x in time, height and width.
-Inside, a video is `(b t c h w)`; `memory` is as in mg/models/tae/layers.py.
+Inside, a video is `(b t c h w)`. `forward` and `features` compute a whole clip; `parts` lists what
+they call, for a stream (mg/models/tae/streaming.py).
 """
 
-from mg.backend import Module, ModuleList, silu
+from mg.backend import Module, ModuleList
 from mg.models.tae.layers import (
     Conv,
     GroupNorm,
@@ -16,6 +17,7 @@ from mg.models.tae.layers import (
     TemporalUpsample,
     residual_blocks,
 )
+from mg.models.tae.streaming import Part
 
 
 class EncoderLevel(Module):
@@ -29,12 +31,21 @@ class EncoderLevel(Module):
             self.downsample_spat = SpatialDownsample(setting, out_channels)
             self.downsample_temp = TemporalDownsample(out_channels)
 
-    def forward(self, x, memory=None):
+    def forward(self, x):
         for block in self.block:
-            x = block(x, memory)
+            x = block(x)
         if self.has_resampling:
-            x = self.downsample_temp(self.downsample_spat(x), memory)
+            x = self.downsample_temp(self.downsample_spat(x))
         return x
+
+    def resample_step(self, x, kept, ends):
+        return self.downsample_temp.conv.step(self.downsample_spat(x), kept, ends)
+
+    def parts(self, coarse):
+        parts = [_block(block, coarse) for block in self.block]
+        if self.has_resampling:
+            parts.append(Part(self.resample_step, coarse, coarse, multiple=2))
+        return parts
 
 
 class DecoderLevel(Module):
@@ -48,12 +59,21 @@ class DecoderLevel(Module):
             self.upsample_spat = SpatialUpsample(setting, out_channels)
             self.upsample_temp = TemporalUpsample(setting, out_channels)
 
-    def forward(self, x, memory=None):
+    def forward(self, x):
         for block in self.block:
-            x = block(x, memory)
+            x = block(x)
         if self.has_resampling:
-            x = self.upsample_temp(self.upsample_spat(x), memory)
+            x = self.upsample_temp(self.upsample_spat(x))
         return x
+
+    def resample_step(self, x, kept, ends):
+        return self.upsample_temp.conv.step(self.upsample_spat(x), kept, ends)
+
+    def parts(self, coarse):
+        parts = [_block(block, coarse) for block in self.block]
+        if self.has_resampling:
+            parts.append(Part(self.resample_step, coarse, coarse // 2))
+        return parts
 
 
 class Encoder(Module):
@@ -85,16 +105,18 @@ class Encoder(Module):
             x = level(x)
         return self.head(self.mid(x))
 
-    def head(self, x, memory=None):
-        return self.conv_out(silu(self.norm_out(x)), memory)
+    def head(self, x):
+        return self.conv_out(self.norm_out.silu(x))
+
+    def head_step(self, x, kept, ends):
+        return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
     def parts(self):
-        """The functions that `forward` calls in turn, of (x, memory); with each, how much coarser
-        than the pixels its input is, and the finest that it computes."""
-        levels = [(level, 2**number, 2**number) for number, level in enumerate(self.down)]
-        coarsest = levels[-1][1]
-        ends = [(self.mid, coarsest, coarsest), (self.head, coarsest, coarsest)]
-        return [(self.conv_in, 1, 1), *levels, *ends]
+        """`forward` in parts, in order."""
+        coarsest = 2 ** (len(self.down) - 1)
+        levels = [part for n, level in enumerate(self.down) for part in level.parts(2**n)]
+        head = Part(self.head_step, coarsest, coarsest)
+        return [Part(self.conv_in.step, 1, 1), *levels, *_middle(self.mid, coarsest), head]
 
 
 class Decoder(Module):
@@ -126,16 +148,25 @@ class Decoder(Module):
         x = self.mid(self.conv_in(z))
         for level in range(self.num_levels):
             x = self.up[self.num_levels - 1 - level](x)
-        return silu(self.norm_out(x))
+        return self.norm_out.silu(x)
 
-    def head(self, x, memory=None):
-        return self.conv_out(silu(self.norm_out(x)), memory)
+    def head_step(self, x, kept, ends):
+        return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
     def parts(self):
-        """As `Encoder.parts`, of `features` and `conv_out`."""
-        levels = [
-            (level, 2**number, 2 ** max(number - 1, 0)) for number, level in enumerate(self.up)
-        ]
-        coarsest = levels[-1][1]
-        starts = [(self.conv_in, coarsest, coarsest), (self.mid, coarsest, coarsest)]
-        return [*starts, *reversed(levels), (self.head, 1, 1)]
+        """`features` and `conv_out` in parts, in order."""
+        coarsest = 2 ** (self.num_levels - 1)
+        start = Part(self.conv_in.step, coarsest, coarsest)
+        levels = [level.parts(2**n) for n, level in enumerate(self.up)]
+        finer = [part for level in reversed(levels) for part in level]
+        return [start, *_middle(self.mid, coarsest), *finer, Part(self.head_step, 1, 1)]
+
+
+def _middle(mid, coarse):
+    window = mid.attn_1[1].window
+    attention = Part(mid.attend_step, coarse, coarse, first=window, multiple=window)
+    return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
+
+
+def _block(block, coarse):
+    return Part(block.step, coarse, coarse, first=3)  # two convolutions, each a frame behind

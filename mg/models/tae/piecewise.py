@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mg.backend import Tensor, cat
-from mg.models.tae.streaming import LayerStream, Memory, Stage
+from mg.models.tae.streaming import LayerStream, Part, Stage
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
 POSITIONS = 2**20  # frames x rows x columns that a stage of a stream computes at a time; or
@@ -25,7 +25,7 @@ class Direction:
     Args:
         whole: the function of a video, or of latents, `(b c t h w)`.
         enter, leave: from `(b c t h w)` to the layers' `(b t c h w)`, and back.
-        parts: the functions of (x, memory) in between; see `Encoder.parts`.
+        parts: the parts of the network in between.
         pixel: the video's frames, rows and columns to one of the input.
         frames, overlap: a tile in time and what it shares with the next, in the video's frames.
         size, size_overlap: the same for rows and columns.
@@ -34,7 +34,7 @@ class Direction:
     whole: Callable[[Tensor], Tensor]
     enter: Callable[[Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
-    parts: list[tuple[Callable[[Tensor, Memory], Tensor], int, int]]
+    parts: list[Part]
     pixel: int
     frames: int | None
     overlap: int
@@ -70,12 +70,12 @@ class Direction:
 
     def _layer_stream(self, height: int, width: int) -> LayerStream:
         stages = []
-        for function, coarse, fine in self.parts:
+        for part in self.parts:
             # of one frame of the part's input, at its finest
-            rows, columns = (size * self.pixel // fine for size in (height, width))
-            positions = max(1, rows * columns * coarse // fine)
-            frames = min(STAGE_FRAMES // coarse, POSITIONS // positions)
-            stages.append(Stage(function, max(1, frames)))
+            rows, columns = (size * self.pixel // part.fine for size in (height, width))
+            positions = max(1, rows * columns * part.coarse // part.fine)
+            frames = min(STAGE_FRAMES // part.coarse, POSITIONS // positions)
+            stages.append(Stage(part, frames))
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:

@@ -104,9 +104,14 @@ class TemporalAutoencoder(Module):
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
         self._encode_tile, self._decode_tile = self.moments, self.pixels
+        self._encoder_parts, self._decoder_parts = [], []
+        if self.streams_exactly:
+            self._encoder_parts, self._decoder_parts = self.encoder.parts(), self.decoder.parts()
         if backend.compiles_by_default if compile is None else compile:
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
+            for part in (*self._encoder_parts, *self._decoder_parts):
+                part.step = backend.compile_recurring(part.step, jit_level=jit_level)
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
@@ -367,7 +372,7 @@ class TemporalAutoencoder(Module):
             whole=self._encode_tile,
             enter=self._encoder_input,
             leave=self._moments_of,
-            parts=self.encoder.parts(),
+            parts=self._encoder_parts,
             pixel=1,
             frames=tiling.encode_frames,
             overlap=tiling.encode_overlap,
@@ -382,7 +387,7 @@ class TemporalAutoencoder(Module):
             whole=self._decode_tile,
             enter=self._decoder_input,
             leave=self._video_of,
-            parts=self.decoder.parts(),
+            parts=self._decoder_parts,
             pixel=self.compression,
             frames=tiling.decode_frames,
             overlap=tiling.decode_overlap,

@@ -1,0 +1,174 @@
+"""Operations that PyTorch has no fast equal of, with gradients of their own.
+
+Frames lie in memory with their channels innermost ("channels last"), where convolutions in time are
+plain matrix products of whole frames, without a copy. Axes: b batch, t frames, p positions of a
+frame, c input channels, o output channels, k taps.
+"""
+
+# PyTorch's annotations want any number of gradients.
+# pyright: reportIncompatibleMethodOverride=false
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from mg.backend.shared import EPSILON, ZERO_FRAME, Run, frame_runs
+
+
+class TemporalConv(Function):
+    """x `(b t p c)`, weight `(k c o)`, bias `(o)` to `(b t' p o)`; `table` says which frames each
+    output frame reads, see `frame_table`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...]):
+        ctx.save_for_backward(x, weight)
+        ctx.runs = frame_runs(table, len(weight))
+        if x.dtype == torch.float32:
+            return _sum_of_products(x, weight, bias, ctx.runs, len(table) // len(weight))
+        return F.linear(_side_by_side(x, table, len(weight)), weight.flatten(0, 1).t(), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        dweight = torch.zeros_like(weight, dtype=torch.float32)
+        for run in ctx.runs:
+            product = _weight(weight, run).t()
+            for number, rows in enumerate(_frames(dy, run.to, run)):
+                if dx is not None:
+                    _frames(dx, run.of, run)[number].addmm_(rows, product)
+                gradient = _frames(x, run.of, run)[number].t() @ rows
+                for tap in run.taps:
+                    dweight[tap] += gradient
+        return dx, dweight.to(weight.dtype), dy.sum((0, 1, 2)), None
+
+
+def _sum_of_products(
+    x: Tensor, weight: Tensor, bias: Tensor, runs: list[Run], num_frames: int
+) -> Tensor:
+    """A matrix product for each run, added in place: nothing is copied."""
+    b, _, p, _ = x.shape
+    y = x.new_empty(b, num_frames, p, len(bias)).copy_(bias)
+    for run in runs:
+        product = _weight(weight, run)
+        for rows, frames in zip(_frames(y, run.to, run), _frames(x, run.of, run), strict=True):
+            rows.addmm_(frames, product)
+    return y
+
+
+def _side_by_side(x: Tensor, table: tuple[int, ...], taps: int) -> Tensor:
+    """The frames of each output frame, `(b t' p k*c)`: one product of them rounds once, where in
+    half precision a sum of products would round each time."""
+    if ZERO_FRAME in table:  # zeros stand behind the last frame
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+    index = torch.tensor(table, device=x.device) % x.shape[1]
+    b, _, p, c = x.shape
+    frames = x[:, index].unflatten(1, (-1, taps))
+    return frames.transpose(2, 3).reshape(b, -1, p, taps * c)
+
+
+def _weight(weight: Tensor, run: Run) -> Tensor:
+    return weight[run.taps[0]] if len(run.taps) == 1 else weight[list(run.taps)].sum(0)
+
+
+def _frames(x: Tensor, start: int, run: Run) -> list[Tensor]:
+    """The run's frames from `start` as matrices `(frames*p c)`, one for each item of the batch."""
+    return [item[start : start + run.length].flatten(0, 1) for item in x]
+
+
+class GroupNorm(Function):
+    """Group norm of x `(n c ...)`, and SiLU of it if asked for. Keeps x alone: for the gradient of
+    SiLU the norm is computed again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, groups: int, with_silu: bool):
+        x = _laid_out(x)
+        y, mean, rstd = _group_norm(x, gamma, beta, groups)
+        ctx.save_for_backward(x, gamma, beta, mean, rstd)
+        ctx.groups, ctx.with_silu = groups, with_silu
+        return F.silu(y, inplace=True) if with_silu else y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, gamma, beta, mean, rstd = ctx.saved_tensors
+        if ctx.with_silu:
+            y, _, _ = _group_norm(x, gamma, beta, ctx.groups)
+            dy = torch.ops.aten.silu_backward(dy, y)
+        # Of channels-last tensors, PyTorch 2.13 crashes unless all three gradients are asked for.
+        wanted = (True, True, True)
+        gradients = torch.ops.aten.native_group_norm_backward(
+            _laid_out(dy), x, mean, rstd, gamma, *_sizes(x), ctx.groups, wanted
+        )
+        return *gradients, None, None
+
+
+def _group_norm(x: Tensor, gamma: Tensor, beta: Tensor, groups: int):
+    """The group norm, and mean and 1 / standard deviation of each group, `(n g)`."""
+    if x.device.type != "cpu":
+        return torch.native_group_norm(x, gamma, beta, *_sizes(x), groups, EPSILON)
+    # PyTorch's kernel takes the variance from the mean of squares, which cancels where the mean is
+    # far from zero; less one position's mean, it is not.
+    n, c = x.shape[:2]
+    shift = x[(..., *(0,) * (x.ndim - 2))].reshape(n, groups, c // groups).mean(2)
+    shifts = shift.repeat_interleave(c // groups, dim=1).reshape(n, c, *(1,) * (x.ndim - 2))
+    y, mean, rstd = torch.native_group_norm(
+        _laid_out(x - shifts), gamma, beta, *_sizes(x), groups, EPSILON
+    )
+    return y, mean + shift, rstd
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """x `(n c ...)`, channels last, with the strides that PyTorch's kernels expect of that: it lets
+    axes of length 1 have any."""
+    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    strides, stride = [], x.shape[1]
+    for size in reversed(x.shape[2:]):
+        strides.insert(0, stride)
+        stride *= size
+    return x.as_strided(x.shape, (stride, 1, *strides))
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], x.shape[1], x[0, 0].numel()
+
+
+class Interleave(Function):
+    """Four images `(n 4o h+1 w+1)` to one of twice the size, `(n o 2h 2w)`: pixel (2i + y, 2j + x)
+    is pixel (i + y, j + x) of image 2y + x."""
+
+    @staticmethod
+    def forward(ctx, phases: Tensor):
+        ctx.size = phases.shape
+        n, channels, h, w = phases.shape
+        image = torch.empty(
+            (n, channels // 4, 2 * h - 2, 2 * w - 2),
+            dtype=phases.dtype,
+            device=phases.device,
+            memory_format=torch.channels_last,
+        )
+        for part, pixels in _phases(phases, image):
+            pixels.copy_(part)
+        return image
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        phases = gradient.new_zeros(ctx.size).contiguous(memory_format=torch.channels_last)
+        for part, pixels in _phases(phases, gradient):
+            part.copy_(pixels)
+        return phases
+
+
+def _phases(phases: Tensor, image: Tensor) -> list[tuple[Tensor, Tensor]]:
+    h, w = phases.shape[2] - 1, phases.shape[3] - 1
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    parts = phases.chunk(4, dim=1)
+    return [
+        (part[:, :, y : y + h, x : x + w], image[:, :, y::2, x::2])
+        for part, (y, x) in zip(parts, places, strict=True)
+    ]
