@@ -41,12 +41,6 @@ class EncoderLevel(Module):
     def resample_step(self, x, kept, ends):
         return self.downsample_temp.conv.step(self.downsample_spat(x), kept, ends)
 
-    def parts(self, coarse):
-        parts = [_block(block, coarse) for block in self.block]
-        if self.has_resampling:
-            parts.append(Part(self.resample_step, coarse, coarse, multiple=2))
-        return parts
-
 
 class DecoderLevel(Module):
     """Residual blocks at one resolution, then twice that in space and time."""
@@ -68,12 +62,6 @@ class DecoderLevel(Module):
 
     def resample_step(self, x, kept, ends):
         return self.upsample_temp.conv.step(self.upsample_spat(x), kept, ends)
-
-    def parts(self, coarse):
-        parts = [_block(block, coarse) for block in self.block]
-        if self.has_resampling:
-            parts.append(Part(self.resample_step, coarse, coarse // 2))
-        return parts
 
 
 class Encoder(Module):
@@ -114,7 +102,9 @@ class Encoder(Module):
     def parts(self):
         """`forward` in parts, in order."""
         coarsest = 2 ** (len(self.down) - 1)
-        levels = [part for n, level in enumerate(self.down) for part in level.parts(2**n)]
+        levels = [
+            part for n, level in enumerate(self.down) for part in _level(level, 2**n, 2**n, 2)
+        ]
         head = Part(self.head_step, coarsest, coarsest)
         return [Part(self.conv_in.step, 1, 1), *levels, *_middle(self.mid, coarsest), head]
 
@@ -157,7 +147,7 @@ class Decoder(Module):
         """`features` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
         start = Part(self.conv_in.step, coarsest, coarsest)
-        levels = [level.parts(2**n) for n, level in enumerate(self.up)]
+        levels = [_level(level, 2**n, 2**n // 2, 1) for n, level in enumerate(self.up)]
         finer = [part for level in reversed(levels) for part in level]
         return [start, *_middle(self.mid, coarsest), *finer, Part(self.head_step, 1, 1)]
 
@@ -166,6 +156,13 @@ def _middle(mid, coarse):
     window = mid.attn_1[1].window
     attention = Part(mid.attend_step, coarse, coarse, first=window, multiple=window)
     return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
+
+
+def _level(level, coarse, fine, multiple):
+    parts = [_block(block, coarse) for block in level.block]
+    if level.has_resampling:
+        parts.append(Part(level.resample_step, coarse, fine, multiple=multiple))
+    return parts
 
 
 def _block(block, coarse):
