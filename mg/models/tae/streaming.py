@@ -4,8 +4,7 @@ A part that mixes frames keeps the last frames it has seen and gives an output f
 that it reads is there, so nothing is computed twice and the frames that come out are those of the
 whole clip. (Wan, arXiv 2503.20314, does so for causal convolutions; ours look one frame ahead, so
 each layer is that much behind.) A part's pieces are all of one size but for the first and the
-last: a graph compiler makes few graphs, and memory is taken as it was given back. Inside, a video
-is `(b t c h w)`.
+last, so that a graph compiler makes few graphs. Inside, a video is `(b t c h w)`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
