@@ -117,7 +117,7 @@ def test_a_stream_computes_as_many_values_as_the_whole(shallow, monkeypatch, ope
         return y
 
     monkeypatch.setattr(layers, operation, counted)
-    for length in (1, 7, 24, 40):
+    for length in (7, 24, 40):
         video = random_video(1, 3, length, 4, 4)
         shallow(video)
         whole = sum(computed)

@@ -354,3 +354,12 @@ def test_graph_mode_as_mindspore_s_own_setting_gives_what_python_mode_gives(shal
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
     np.testing.assert_allclose(video, expected, rtol=0, atol=1e-5)
+
+
+def test_the_frames_of_a_single_latent_are_one_frame_repeated(tae):
+    z = random_video(2, 4, 1, 2, 3)
+    frames = decoded(tae, z)
+    assert frames.shape[2] == 8
+    np.testing.assert_array_equal(frames, np.repeat(frames[:, :, :1], 8, axis=2))
+    streamed = np.concatenate([to_numpy(x) for x in tae.decode_stream([z])], axis=2)
+    np.testing.assert_allclose(frames, streamed, atol=1e-5)

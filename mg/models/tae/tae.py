@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mg import backend
-from mg.backend import Module, Tensor, cast
+from mg.backend import Module, Tensor, cast, cat
 from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config
 from mg.models.tae.layers import Setting, SpatialConv
 from mg.models.tae.network import Decoder, Encoder
@@ -162,12 +162,13 @@ class TemporalAutoencoder(Module):
 
     def features(self, z: Tensor) -> Tensor:
         """What the decoder's last layer reads, `(b 8t ch 8h 8w)` in the compute dtype, of latents
-        z `(b z t h w)`."""
+        z `(b z t h w)`; one frame only where all 8 are the same, those of a single latent."""
         return self.decoder.features(self._decoder_input(z))
 
     def last_layer(self, features: Tensor) -> Tensor:
         """The video `(b c 8t 8h 8w)` of what `features` gives."""
-        return self._video_of(self.decoder.conv_out(features))
+        video = self._video_of(self.decoder.conv_out(features))
+        return cat([video] * self.compression, 2) if video.shape[2] == 1 else video
 
     def _encoder_input(self, x):
         return cast(x, self._compute_dtype).permute(0, 2, 1, 3, 4)
