@@ -26,8 +26,16 @@ MAY_ENTER = {
         "backend",
         "ranks",
     },
-    "training": {"evaluation", "losses", "data", "models", "backend", "ranks"},
-    "inference": {"evaluation", "latents", "data", "models", "backend", "ranks"},
+    "training": {"evaluation", "losses", "data", "models", "backend", "ranks", "interruption"},
+    "inference": {
+        "evaluation",
+        "latents",
+        "data",
+        "models",
+        "backend",
+        "ranks",
+        "interruption",
+    },
     "evaluation": {"losses", "data", "models", "backend", "ranks"},
     "losses": {"backend"},
     "data": set(),
@@ -36,6 +44,7 @@ MAY_ENTER = {
     "ranks": {"backend"},
     "backend": set(),
     "files": set(),
+    "interruption": set(),
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "mindspore"}

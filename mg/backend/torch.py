@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mg.backend.shared import ZERO_FRAME, frame_table
-from mg.backend.torch_kernels import GroupNorm, Interleave, TemporalConv
+from mg.backend.shared import frame_table
+from mg.backend.torch_kernels import GroupNorm, Interleave, TemporalConv, frames_of
 
 __all__ = [
     "AdamW",
@@ -216,22 +216,11 @@ def conv3d(
     t' = ceil(t / stride). Taps in time are centred, as in `temporal_conv`."""
     out_channels, c, taps, height, width = weight.shape
     if taps > 1 or stride[0] > 1:
-        x = _tap_frames(
-            x, taps, frame_table(x.shape[1], taps, stride=stride[0], padding=time_padding)
-        )
+        b, t, _, rows, columns = x.shape
+        table = frame_table(t, taps, stride=stride[0], padding=time_padding)
+        x = frames_of(x, table).reshape(b, len(table) // taps, taps * c, rows, columns)
     kernel = weight.transpose(1, 2).reshape(out_channels, taps * c, height, width)
     return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
-
-
-def _tap_frames(x: Tensor, taps: int, table: tuple[int, ...]) -> Tensor:
-    """The frames that each output frame of a convolution in time reads, side by side in channels:
-    `(b t c h w)` to `(b t' taps*c h w)`."""
-    b, t, c, h, w = x.shape
-    if ZERO_FRAME in table:  # zeros stand behind the last frame
-        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-        table = tuple(t if frame == ZERO_FRAME else frame for frame in table)
-    index = torch.tensor(table, device=x.device)
-    return x.index_select(1, index).reshape(b, len(table) // taps, taps * c, h, w)
 
 
 def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool) -> Tensor:

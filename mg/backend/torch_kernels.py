@@ -63,12 +63,16 @@ def _sum_of_products(
 def _side_by_side(x: Tensor, table: tuple[int, ...], taps: int) -> Tensor:
     """The frames of each output frame, `(b t' p k*c)`: one product of them rounds once, where in
     half precision a sum of products would round each time."""
-    if ZERO_FRAME in table:  # zeros stand behind the last frame
-        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-    index = torch.tensor(table, device=x.device) % x.shape[1]
     b, _, p, c = x.shape
-    frames = x[:, index].unflatten(1, (-1, taps))
+    frames = frames_of(x, table).unflatten(1, (-1, taps))
     return frames.transpose(2, 3).reshape(b, -1, p, taps * c)
+
+
+def frames_of(x: Tensor, table: tuple[int, ...]) -> Tensor:
+    """The frames, along axis 1, that a table names, in its order."""
+    if ZERO_FRAME in table:
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+    return x.index_select(1, torch.tensor(table, device=x.device) % x.shape[1])
 
 
 def _weight(weight: Tensor, run: Run) -> Tensor:

@@ -16,9 +16,9 @@ from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
-from mg.inference.interruption import Interruption
 from mg.inference.network import check_size
 from mg.inference.sources import Failure, Source
+from mg.interruption import Interruption
 from mg.latents.encoding import Encoding, draw
 from mg.latents.inventory import Inventory
 from mg.latents.shard_writer import ShardWriter

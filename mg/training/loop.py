@@ -3,7 +3,7 @@
 import contextlib
 
 from mg import backend, ranks
-from mg.training.interruption import StopRequest
+from mg.interruption import Interruption
 from mg.training.recipe import Recipe
 from mg.training.schedule import is_due
 from mg.training.trainer import Trainer
@@ -22,13 +22,13 @@ def train(recipe: Recipe) -> Trainer:
     ranks.join()
     with contextlib.ExitStack() as stack:
         trainer = Trainer(recipe, stack)
-        stop = stack.enter_context(StopRequest())
+        interruption = stack.enter_context(Interruption())
         if trainer.step == 0:
             trainer.validate_start()
         stopping = False
         while trainer.step < recipe.train_steps and not stopping:
             trainer.update()
-            stopping = stop.made() or trainer.diverged
+            stopping = any(ranks.gather(interruption.requested)) or trainer.diverged
             improved = is_due(trainer.step, recipe.val_steps, recipe.train_steps)
             improved = improved and trainer.validate()
             saving = is_due(trainer.step, recipe.ckpt_save_steps, recipe.train_steps)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mg.backend.shared import ZERO_FRAME, frame_table
+from mg.backend.shared import ZERO_FRAME, frame_runs, frame_table
 
 pytestmark = pytest.mark.once
 
@@ -54,3 +54,23 @@ def test_examples_written_by_hand():
     assert frame_table(4, 3, stride=2) == (0, 0, 1, 1, 2, 3)
     assert frame_table(2, 3, upsample=2) == (0, 0, 0, 0, 0, 1, 0, 1, 1, 1, 1, 1)
     assert frame_table(1, 3, padding="zeros") == (ZERO_FRAME, 0, ZERO_FRAME)
+
+
+def test_runs_are_the_table_and_no_frame_is_multiplied_twice_for_one_output():
+    for num_frames, taps, stride, upsample in SETTINGS:
+        for padding in ("replicate", "zeros"):
+            settings = {"stride": stride, "upsample": upsample, "padding": padding}
+            table = rows(num_frames, taps, **settings)
+            read = np.full_like(table, ZERO_FRAME)
+            products = []
+            for run in frame_runs(tuple(table.flat), taps):
+                for step in range(run.length):
+                    read[run.to + step, run.taps] = run.of + step
+                    products.append((run.to + step, run.of + step))
+            np.testing.assert_array_equal(read, table)
+            assert len(set(products)) == len(products)
+
+
+def test_runs_of_stride_one_are_one_for_each_tap_and_the_ends_however_long_the_clip():
+    for num_frames in (3, 100):
+        assert len(frame_runs(frame_table(num_frames, 3), 3)) == 5

@@ -91,10 +91,7 @@ class Encoder(Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.head(self.mid(x))
-
-    def head(self, x):
-        return self.conv_out(self.norm_out.silu(x))
+        return self.conv_out(self.norm_out.silu(self.mid(x)))
 
     def head_step(self, x, kept, ends):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)

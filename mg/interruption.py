@@ -6,12 +6,16 @@ from types import FrameType
 
 
 class Interruption:
-    """A context in which the first Ctrl-C or SIGTERM waits for `check`, so that it breaks into no
-    file that is being written, nor into a decoder, which may swallow it; the second does not wait.
+    """A context in which the first Ctrl-C or SIGTERM waits until it is asked for, so that it breaks
+    into no file that is being written, nor into a decoder, which may swallow it; the second raises
+    KeyboardInterrupt at once.
+
+    Attributes:
+        requested: whether one of the signals came.
     """
 
     def __init__(self):
-        self._signals = 0
+        self.requested = False
         self._before = {}
 
     def __enter__(self) -> "Interruption":
@@ -26,10 +30,10 @@ class Interruption:
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if one of the signals came."""
-        if self._signals:
+        if self.requested:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals > 1:
+        if self.requested:
             signal.default_int_handler(number, frame)
+        self.requested = True
