@@ -354,7 +354,7 @@ def cat(tensors, axis):
 
 
 def copy(x):
-    return x.copy()
+    return ops.cat((x,), 0)  # Tensor.copy takes several times longer
 
 
 # Differentiation, compilation
