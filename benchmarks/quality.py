@@ -1,5 +1,5 @@
-"""How well a TAE reconstructs a test set, for its model card: beside itself frame by frame, which
-the video network cannot be expected to pass, and beside H.264 at the same bits per pixel.
+"""How well a TAE reconstructs a test set, for its model card: beside itself frame by frame, where
+each frame has latents of its own, and beside H.264 at the same bits per pixel.
 
     python benchmarks/quality.py --ckpt_path tae.safetensors --csv_path SET/test.csv \
         --video_folder SET --lpips_weights lpips.safetensors --picture quality.png
@@ -46,6 +46,8 @@ def main() -> None:
         f"{machine()}, {date.today()}, {backend.name} {backend.version}: {' '.join(sys.argv[1:])}"
     )
     tae = TemporalAutoencoder(options.ckpt_path, compile=None)
+    if options.num_frames < tae.compression:
+        sys.exit(f"--num_frames is {options.num_frames}, expected at least {tae.compression}")
     lpips = LPIPS(options.lpips_weights) if options.lpips_weights else None
     names = read_index(options.csv_path, options.video_folder)
     rows = []
@@ -149,10 +151,8 @@ def print_positions(rows: list[dict], frames_per_latent: int, sizes: list[int]) 
     _print_head(["frame of its latent, PSNR of the TAE", *(str(place + 1) for place in places)])
     for size in sizes:
         of_size = [row["psnr"] for row in rows if (row["size"], row["way"]) == (size, "TAE")]
-        means = [
-            np.mean([psnr[place::frames_per_latent].mean() for psnr in of_size]) for place in places
-        ]
-        _print_row(f"{size} pixels", *(_text("psnr", mean) for mean in means))
+        means = [np.concatenate([psnr[n::frames_per_latent] for psnr in of_size]) for n in places]
+        _print_row(f"{size} pixels", *(_text("psnr", values.mean()) for values in means))
 
 
 def _text(metric: str, value: float) -> str:

@@ -1,5 +1,7 @@
 """Every operation and its gradients against plain float64 numpy."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -283,3 +285,22 @@ def test_cat_joins_along_any_axis():
     a, b = np.arange(6).reshape(1, 2, 3), np.arange(12).reshape(1, 4, 3)
     joined = backend.cat([from_numpy(a.astype(np.float32)), from_numpy(b.astype(np.float32))], 1)
     np.testing.assert_array_equal(to_numpy(joined), np.concatenate([a, b], 1))
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="MindSpore's CPU has no such kernel")
+def test_attention_takes_no_memory_for_all_scores():
+    """In a process of its own, whose peak is that of nothing else. Positions of a 720p frame."""
+    program = """
+import resource
+from mg import backend
+x = backend.from_numpy(__import__("numpy").ones((1, 14400, 8), "float32"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with backend.no_grad():
+    backend.attention(x, x, x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    scores = 14400**2 * 4 / 1024
+    assert int(done.stdout) < scores / 8
