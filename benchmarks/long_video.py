@@ -1,7 +1,7 @@
 """Long and large videos: what streams cost, what they need, and how far tiles are from the whole.
 
     python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32
-    python benchmarks/long_video.py memory --frames 16 64 --height 720 --width 1280 --ch 16
+    python benchmarks/long_video.py memory --frames 16 64 --height 720 --width 1280 --ch 16 --piece 8
     python benchmarks/long_video.py time
     python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
@@ -28,7 +28,6 @@ import numpy as np
 from machine import machine
 
 FRAMEWORKS = ("mindspore", "torch")
-PIECE = 32  # frames fed at a time
 
 
 def main() -> None:
@@ -62,7 +61,7 @@ def measure_memory(options: argparse.Namespace) -> dict:
 
     tae = _network(options)
     started = time.perf_counter()
-    count = _stream_through(tae, options.frames[0], options.height, options.width)
+    count = _stream_through(tae, options)
     assert count == options.frames[0]
     return {
         "framework": f"{backend.name} {backend.version}",
@@ -71,15 +70,16 @@ def measure_memory(options: argparse.Namespace) -> dict:
     }
 
 
-def _stream_through(tae, frames: int, height: int, width: int) -> int:
-    latents = (z for z, _, _ in tae.encode_stream(_noise(frames, height, width), sample=False))
-    return sum(x.shape[2] for x in tae.decode_stream(latents, frames))
+def _stream_through(tae, options: argparse.Namespace) -> int:
+    latents = (z for z, _, _ in tae.encode_stream(_noise(options), sample=False))
+    return sum(x.shape[2] for x in tae.decode_stream(latents, options.frames[0]))
 
 
-def _noise(frames: int, height: int, width: int) -> Iterator[np.ndarray]:
+def _noise(options: argparse.Namespace) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(0)
-    for start in range(0, frames, PIECE):
-        shape = (1, 3, min(PIECE, frames - start), height, width)
+    frames = options.frames[0]
+    for start in range(0, frames, options.piece):
+        shape = (1, 3, min(options.piece, frames - start), options.height, options.width)
         yield 2 * rng.random(shape, dtype=np.float32) - 1
 
 
@@ -106,14 +106,14 @@ def measure_time(options: argparse.Namespace) -> dict:
 
     tae = _network(options, compile=None)
     frames = options.frames[0]
-    video = np.concatenate(list(_noise(frames, options.height, options.width)), axis=2)
+    video = np.concatenate(list(_noise(options)), axis=2)
 
     def whole():
         with backend.no_grad():
             backend.to_numpy(tae(backend.from_numpy(video)))
 
     def stream():
-        _stream_through(tae, frames, options.height, options.width)
+        _stream_through(tae, options)
 
     whole()  # compile, and fill caches
     for _ in range(3):  # a stream compiles what comes a third time
@@ -156,7 +156,7 @@ def measure_commands(options: argparse.Namespace) -> dict:
         folder = Path(name)
         frames = (
             frame
-            for piece in _noise(options.frames[0], options.height, options.width)
+            for piece in _noise(options)
             for frame in to_uint8(piece[0])
         )
         write_video(folder / "in.mp4", frames, 25)
@@ -230,7 +230,8 @@ def _whole(tae, clip: np.ndarray) -> np.ndarray:
 def _streamed(tae, clip: np.ndarray) -> np.ndarray:
     from mg import backend
 
-    pieces = (clip[:, :, start : start + PIECE] for start in range(0, clip.shape[2], PIECE))
+    starts = range(0, clip.shape[2], options.piece)
+    pieces = (clip[:, :, start : start + options.piece] for start in starts)
     latents = (z for z, _, _ in tae.encode_stream(pieces, sample=False))
     frames = tae.decode_stream(latents, clip.shape[2], clip.shape[3:])
     return np.concatenate([backend.to_numpy(x) for x in frames], axis=2)
@@ -300,6 +301,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--ch", type=int, default=32, help="channels; 128 is full size")
+    parser.add_argument("--piece", type=int, default=32, help="frames fed to a stream at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ckpt_path", help="of tiles; without it, random weights")
     parser.add_argument("--clips", nargs="+", default=[], help="of tiles")

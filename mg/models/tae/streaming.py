@@ -50,22 +50,22 @@ class Stage:
         self._has_begun = False
         self._waiting: Tensor | None = None
 
-    def feed(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next frames; gives those that can be computed. The last one fed waits, so that
-        `flush` has one to end with."""
+    def feed(self, x: Tensor, ends: bool) -> Iterator[tuple[Tensor, bool]]:
+        """Take the next frames; `ends` says that they are the last, one at least. Gives what can be
+        computed, and of each piece whether it is the last."""
         if self._waiting is not None:
             x = cat([self._waiting, x], 1)
+            self._waiting = None
         start = 0
-        while count := self._next_piece(x.shape[1] - start - 1):
+        while count := self._next_piece(x.shape[1] - start - int(ends)):
             self._has_begun = True
-            yield self._computed(x[:, start : start + count], ends=False)
+            yield self._computed(x[:, start : start + count], ends=False), False
             start += count
-        self._waiting = copy(x[:, start:]) if start else x
-
-    def flush(self) -> Iterator[Tensor]:
-        """The clip has ended: gives the frames that are left, one at least."""
-        assert self._waiting is not None  # an earlier stage gives its last frames at its flush
-        yield self._computed(self._waiting, ends=True)
+        rest = x[:, start:] if start else x
+        if ends:
+            yield self._computed(rest, ends=True), True
+        elif start < x.shape[1]:
+            self._waiting = copy(rest)
 
     def _next_piece(self, available: int) -> int:
         """How many of the available frames to compute now."""
@@ -97,29 +97,35 @@ class LayerStream:
         leave: Callable[[Tensor], Tensor],
     ):
         self._stages, self._enter, self._leave = list(stages), enter, leave
+        self._last: Tensor | None = None
 
     def feed(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next frames; gives those that can be computed."""
+        """Take the next frames; gives those that can be computed. The last one waits, so that
+        `flush` has one to end with."""
         with no_grad():
             x = self._enter(x)
-        yield from self._left(_fed(self._stages, x))
+            if self._last is not None:
+                x = cat([self._last, x], 1)
+            count = x.shape[1] - 1
+            self._last = copy(x[:, count:])
+        if count:
+            yield from self._through(x[:, :count], ends=False)
 
     def flush(self) -> Iterator[Tensor]:
         """The clip has ended: gives the frames that are left."""
-        for number, stage in enumerate(self._stages):
-            for y in stage.flush():
-                yield from self._left(_fed(self._stages[number + 1 :], y))
+        assert self._last is not None
+        yield from self._through(self._last, ends=True)
 
-    def _left(self, outputs: Iterator[Tensor]) -> Iterator[Tensor]:
-        for y in outputs:
+    def _through(self, x: Tensor, ends: bool) -> Iterator[Tensor]:
+        for y in _fed(self._stages, x, ends):
             with no_grad():
                 y = self._leave(y)
             yield y
 
 
-def _fed(stages: Sequence[Stage], x: Tensor) -> Iterator[Tensor]:
+def _fed(stages: Sequence[Stage], x: Tensor, ends: bool) -> Iterator[Tensor]:
     if not stages:
         yield x
         return
-    for y in stages[0].feed(x):
-        yield from _fed(stages[1:], y)
+    for y, is_last in stages[0].feed(x, ends):
+        yield from _fed(stages[1:], y, is_last)
