@@ -1,7 +1,7 @@
 """Long and large videos: what streams cost, what they need, and how far tiles are from the whole.
 
     python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32
-    python benchmarks/long_video.py memory --frames 16 64 --height 720 --width 1280 --ch 16 --piece 8
+    python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280
     python benchmarks/long_video.py time
     python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
@@ -105,7 +105,6 @@ def measure_time(options: argparse.Namespace) -> dict:
     from mg import backend
 
     tae = _network(options, compile=None)
-    frames = options.frames[0]
     video = np.concatenate(list(_noise(options)), axis=2)
 
     def whole():
@@ -154,11 +153,7 @@ def measure_commands(options: argparse.Namespace) -> dict:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        frames = (
-            frame
-            for piece in _noise(options)
-            for frame in to_uint8(piece[0])
-        )
+        frames = (frame for piece in _noise(options) for frame in to_uint8(piece[0]))
         write_video(folder / "in.mp4", frames, 25)
         (folder / "videos.csv").write_text("video\nin.mp4\n")
         _network(options).save_checkpoint(folder / "tae.safetensors")
@@ -214,7 +209,10 @@ def print_tiles(options: argparse.Namespace) -> None:
             if seams is not None and not seams.any():
                 continue  # the clip is one tile
             tae.tiling = tiling
-            got = _streamed(tae, clip) if way.startswith("stream") else _whole(tae, clip)
+            if way.startswith("stream"):
+                got = _streamed(tae, clip, options.piece)
+            else:
+                got = _whole(tae, clip)
             tae.tiling = None
             row = _gap(clip, whole, got, seams)
             print(f"| {os.path.basename(path)} | {size} | {way} | {row} |", flush=True)
@@ -227,11 +225,11 @@ def _whole(tae, clip: np.ndarray) -> np.ndarray:
         return backend.to_numpy(tae(backend.from_numpy(clip)))
 
 
-def _streamed(tae, clip: np.ndarray) -> np.ndarray:
+def _streamed(tae, clip: np.ndarray, piece: int) -> np.ndarray:
     from mg import backend
 
-    starts = range(0, clip.shape[2], options.piece)
-    pieces = (clip[:, :, start : start + options.piece] for start in starts)
+    starts = range(0, clip.shape[2], piece)
+    pieces = (clip[:, :, start : start + piece] for start in starts)
     latents = (z for z, _, _ in tae.encode_stream(pieces, sample=False))
     frames = tae.decode_stream(latents, clip.shape[2], clip.shape[3:])
     return np.concatenate([backend.to_numpy(x) for x in frames], axis=2)
