@@ -87,6 +87,8 @@ checkpoint_suffix = ".ckpt"
 compiles_by_default = True  # graph mode is several times faster on a CPU and takes seconds
 _CALLS_BEFORE_COMPILED = 3
 
+SCORES = 2**24  # that attention holds at a time
+
 _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 
@@ -338,7 +340,27 @@ def attention(query, key, value):
         # A softmax over one score is 1. On the CPU (2.8.0) its gradient would also spoil those of
         # all other softmaxes of the process, from then on.
         return ops.gather(value, _zeros(query.shape[1]), 1)
-    scores = ops.cast(ops.bmm(query, key.permute(0, 2, 1)), ms.float32)
+    key = key.permute(0, 2, 1)
+    count = query.shape[1]
+    size = _queries_at_a_time(query.shape[0], count, key.shape[2])
+    if size == count:
+        return _attend(query, key, value)
+    pieces = ()
+    for start in range(0, count, size):
+        pieces += (_attend(query[:, start : start + size], key, value),)
+    return ops.cat(pieces, 1)
+
+
+@constexpr
+def _queries_at_a_time(batch, queries, keys):
+    """So many that no more than SCORES are held, or a 16th, as each piece makes graphs larger."""
+    pieces = min(16, -(-batch * queries * keys // SCORES))
+    return -(-queries // pieces)
+
+
+def _attend(query, key, value):
+    """Attention with keys `(n c s)`."""
+    scores = ops.cast(ops.bmm(query, key), ms.float32)
     weights = ops.softmax(scores * (query.shape[2] ** -0.5), -1)
     return ops.bmm(ops.cast(weights, value.dtype), value)
 
