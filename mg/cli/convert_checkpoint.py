@@ -12,10 +12,11 @@ def command(args: list[str] | None) -> None:
     )
     parser.add_argument("--src", required=True, help="Checkpoint to read.")
     parser.add_argument("--target", required=True, help="Checkpoint to write.")
+    parser.add_argument("--half", action="store_true", help="Store float16, half the size.")
     options = parser.parse_args(args)
     from mg.models.tae.tae import TemporalAutoencoder
 
-    TemporalAutoencoder(options.src).save_checkpoint(options.target)
+    TemporalAutoencoder(options.src).save_checkpoint(options.target, half=options.half)
     print(f"Wrote {options.target}")
 
 

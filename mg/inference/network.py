@@ -1,5 +1,6 @@
 """A video through the network, chunk by chunk: uint8 frames in and out, latents between."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 from mg import backend
 from mg.data import VideoError, to_float, to_uint8
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import PUBLISHED
+
+logger = logging.getLogger(__name__)
 
 
 class NetworkSettings(Protocol):
@@ -33,6 +37,8 @@ def load_network(settings: NetworkSettings) -> TemporalAutoencoder:
     Raises:
         ValueError, OSError: no such device, or a checkpoint that cannot be used.
     """
+    if settings.ckpt_path in PUBLISHED:
+        logger.info("the %s weights in the box (docs/tae_small.md)", settings.ckpt_path)
     backend.set_device(settings.device_target)
     return TemporalAutoencoder(
         settings.ckpt_path,

@@ -11,8 +11,8 @@ class OneFile:
     Args:
         source: Video or image; for Decoding the latent file that `mg encode` wrote.
         target: File to write; its suffix chooses the format.
-        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt; for Decoding of the
-            config that the latents were made with.
+        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt; by default "small", the
+            weights in the box. Decoding takes one of the config that the latents were made with.
         chunk_frames: Frames that go through the network at a time: more is faster, fewer take less
             memory.
         use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
@@ -24,7 +24,7 @@ class OneFile:
 
     source: str
     target: str
-    ckpt_path: str
+    ckpt_path: str = "small"
     chunk_frames: int = 16
     use_tile: bool = False
     dtype: str = "fp32"

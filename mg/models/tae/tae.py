@@ -38,9 +38,9 @@ class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
 
     Args:
-        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, or the directory that
-            `save_pretrained` made. It brings its config; one of mindone's gets
-            MINDONE_TAE_CONFIG. None: initial weights.
+        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
+            `save_pretrained` made, or "small", the weights in the box (docs/tae_small.md). It
+            brings its config; one of mindone's gets MINDONE_TAE_CONFIG. None: initial weights.
         config: keys to change in that config, or in TAE_CONFIG.
         use_tile: encode and decode in tiles to save memory: `tiling = Tiling()`.
         dtype: of convolutions and matrix products: "fp32", "bf16" or "fp16". Weights, norms,
@@ -136,15 +136,18 @@ class TemporalAutoencoder(Module):
         """
         write_directory(directory, self._arrays(), self.config)
 
-    def save_checkpoint(self, path: str | os.PathLike) -> None:
+    def save_checkpoint(self, path: str | os.PathLike, *, half: bool = False) -> None:
         """Write the weights and the config, as `.safetensors` or (MindSpore) `.ckpt`, whole or not
         at all.
 
+        Args:
+            half: store float16, half the size.
+
         Raises:
-            ValueError: another suffix.
+            ValueError: another suffix; a number that half precision does not hold.
             OSError: the file cannot be written.
         """
-        write_weights(path, self._arrays(), self.config)
+        write_weights(path, self._arrays(), self.config, half=half)
 
     def _arrays(self):
         parameters = backend.named_parameters(self)

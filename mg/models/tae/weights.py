@@ -24,6 +24,9 @@ _UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints
 _PREFIX = re.compile(r"^(autoencoder\.|_backbone\.)+")  # of training wrappers
 
 
+PUBLISHED = {"small": Path(__file__).parents[2] / "assets" / "tae_small.safetensors"}
+"""The weights in the box, by name; docs/tae_small.md says what they are worth."""
+
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # of a directory, as diffusers names it
 CONFIG_FILE = "config.json"
 CLASS_NAME = "TemporalAutoencoder"
@@ -35,13 +38,13 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     Prefixes of training wrappers are stripped.
 
     Args:
-        path: a file, or a directory that `write_directory` made.
+        path: a file, a directory that `write_directory` made, or a name of PUBLISHED.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another suffix, or a file that is damaged or not a checkpoint.
     """
-    path = Path(path)
+    path = PUBLISHED.get(str(path), Path(path))
     if path.is_dir():
         return read_weights(weights_file(path))[0], _read_config(path / CONFIG_FILE)
     if not path.is_file():
@@ -65,8 +68,8 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
 
 
 def weights_file(path: str | os.PathLike) -> Path:
-    """The file that holds the weights of a checkpoint: itself, or that of a directory."""
-    path = Path(path)
+    """The file that holds the weights of a checkpoint: itself, that of a directory or of a name."""
+    path = PUBLISHED.get(str(path), Path(path))
     return path / WEIGHTS_FILE if path.is_dir() else path
 
 
@@ -127,17 +130,25 @@ def _to_array(entry: dict, where: str) -> np.ndarray:
     return array.astype(np.float32).reshape(entry["shape"])
 
 
-def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None:
+def write_weights(
+    path: str | os.PathLike, arrays: Arrays, config: dict, *, half: bool = False
+) -> None:
     """Write a checkpoint with its config; the file is whole or absent.
 
+    Args:
+        half: store float16.
+
     Raises:
-        ValueError: a suffix other than `.safetensors` or (MindSpore) `.ckpt`.
+        ValueError: a suffix other than `.safetensors` or (MindSpore) `.ckpt`; a number that half
+            precision does not hold.
         OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".ckpt"):
         raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
     text = json.dumps(config)
+    if half:
+        arrays = {name: _halved(array, f"{path}: {name}") for name, array in arrays.items()}
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
             _save_safetensors(temporary, arrays, {CONFIG_KEY: text})
@@ -149,6 +160,12 @@ def write_weights(path: str | os.PathLike, arrays: Arrays, config: dict) -> None
                 raise ValueError(f"{path}: {error}") from None
             except OSError as error:
                 raise OSError(f"{path}: cannot be written ({error})") from None
+
+
+def _halved(array: np.ndarray, where: str) -> np.ndarray:
+    if not np.abs(array).max(initial=0) <= np.finfo(np.float16).max:
+        raise ValueError(f"{where} holds numbers that half precision does not")
+    return array.astype(np.float16)
 
 
 def _save_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
