@@ -1,4 +1,4 @@
-"""The main job in minutes: take real clips, train a small TAE, reconstruct what it has not seen."""
+"""The main job in minutes: reconstruct real clips by the weights in the box, fine-tune, compare."""
 
 import sys
 

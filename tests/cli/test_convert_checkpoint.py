@@ -76,3 +76,27 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
 def test_a_missing_source_is_named_in_one_line(tmp_path, capsys):
     outcome = convert(tmp_path / "none.safetensors", tmp_path / "b.safetensors", capsys)
     outcome.assert_refused("none.safetensors", "no such checkpoint")
+
+
+@pytest.mark.once
+def test_half_precision_halves_the_file_and_rounds_each_number(tmp_path, capsys):
+    source, target = write_checkpoint(tmp_path / "a.safetensors", ch=64), tmp_path / "b.safetensors"
+    outcome = run(convert_checkpoint.main, ["--src", source, "--target", target, "--half"], capsys)
+    assert outcome.code == 0
+    assert target.stat().st_size < 0.6 * source.stat().st_size
+    (arrays, config), (halved, same) = read_weights(source), read_weights(target)
+    assert config == same
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(halved[name], array.astype(np.float16))
+
+
+@pytest.mark.once
+def test_what_half_precision_does_not_hold_is_named_and_nothing_is_written(tmp_path, capsys):
+    source, target = write_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors"
+    arrays, config = read_weights(source)
+    name = next(iter(arrays))
+    for value in (1e6, np.inf, np.nan):
+        write_weights(source, {**arrays, name: np.full_like(arrays[name], value)}, config)
+        args = ["--src", source, "--target", target, "--half"]
+        run(convert_checkpoint.main, args, capsys).assert_refused(name)
+        assert not target.exists()
