@@ -29,6 +29,8 @@ class Recipe:
         num_workers: Processes that read videos; 0 reads in the training process.
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
         tae_config: Keys of TAE_CONFIG to change, when there is no pretrained.
+        colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
+            which spares a short training most of its way.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         seed: Of initial weights, order, crops, lengths and sampled latents.
@@ -86,6 +88,7 @@ class Recipe:
     num_workers: int = 2
     pretrained: str | None = None
     tae_config: dict = field(default_factory=dict)
+    colour_start: bool = False
     use_recompute: bool = False
     dtype: str = "fp32"
     seed: int = 0
@@ -141,6 +144,8 @@ class Recipe:
         for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
+        if self.colour_start and self.pretrained is not None:
+            raise ValueError("colour_start is True, but there is a pretrained to start from")
         if self.val_num_frames is not None and self.val_num_frames < 1:
             raise ValueError(f"val_num_frames is {self.val_num_frames}, expected at least 1")
         if not self.ema_decay < 1:
@@ -191,5 +196,5 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
     return changes
 
 
-_FIXED = ("tae_config", "pretrained", "seed", "disc_ndf", "disc_layers")
+_FIXED = ("tae_config", "colour_start", "pretrained", "seed", "disc_ndf", "disc_layers")
 _SWITCHES = ("ema_decay", "disc_weight")  # may change, but not from or to 0

@@ -14,6 +14,7 @@ from mg import backend, ranks
 from mg.data import Batch, TrainingBatches, training_batches
 from mg.losses.lpips import LPIPS
 from mg.losses.objective import Objective
+from mg.models.tae.colour_start import colour_start
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
@@ -232,6 +233,11 @@ def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
         jit_level=recipe.jit_level,
         seed=recipe.seed,
     )
+    if start is None and recipe.colour_start:
+        parameters = backend.named_parameters(tae)
+        arrays = {name: backend.to_numpy(value).copy() for name, value in parameters.items()}
+        for name, array in colour_start(arrays, tae.config).items():
+            backend.assign(parameters[name], array)
     if recipe.image_size % tae.compression:
         raise ValueError(
             f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"

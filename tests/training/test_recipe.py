@@ -152,3 +152,8 @@ def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
 
 def test_options_that_have_to_be_given_are_named_in_one_line(capsys):
     run(train.main, [], capsys).assert_refused("csv_path", "video_folder", "output_path")
+
+
+def test_colours_to_start_from_and_weights_to_start_from_exclude_each_other():
+    with pytest.raises(ValueError, match="colour_start is True, but .* pretrained"):
+        Recipe(**PATHS, perceptual_weight=0, colour_start=True, pretrained="tae.safetensors")

@@ -10,6 +10,7 @@ from mg.cli import train
 from .test_resume import lines_of
 
 RECIPES = sorted((ROOT / "configs" / "tae" / "train").glob("*.yaml"))
+NETWORK = {**TINY, "ch": 16, "z_channels": 3}  # so many channels carry colours
 SMALL = {
     "num_frames": 4,
     "image_size": 8,
@@ -33,7 +34,7 @@ def test_every_recipe_trains_when_made_small(recipe, tmp_path, capsys):
     videos = write_dataset(tmp_path / "videos")
     start = write_checkpoint(tmp_path / "tae.safetensors")
     from_nothing = "tae_config:" in recipe.read_text()
-    options = SMALL | ({"tae_config": TINY} if from_nothing else {"pretrained": start})
+    options = SMALL | ({"tae_config": NETWORK} if from_nothing else {"pretrained": start})
     options |= {"csv_path": videos / "videos.csv", "val_csv_path": videos / "videos.csv"}
     options |= {"video_folder": videos, "output_path": tmp_path / "run"}
     outcome = run(train.main, ["--config", recipe, *flags(**options)], capsys)

@@ -11,6 +11,7 @@ from cli.support import ROOT, TINY, process_environment, write_dataset
 
 pytestmark = pytest.mark.once
 
+NETWORK = {**TINY, "ch": 16, "z_channels": 3}  # so many channels carry colours
 OPTIONS = {
     "num_frames": 2,
     "image_size": 8,
@@ -42,7 +43,7 @@ def train_small(videos, runs, *options):
 
 
 def test_stages_follow_one_another_and_a_moved_run_goes_on(videos, tmp_path):
-    tiny = f"--tae_config={json.dumps(TINY)}"
+    tiny = f"--tae_config={json.dumps(NETWORK)}"
     (tmp_path / "runs").mkdir()
     done = train_small(videos, tmp_path / "runs", tiny)
     assert done.returncode == 0, done.stderr
@@ -69,6 +70,6 @@ def test_stages_follow_one_another_and_a_moved_run_goes_on(videos, tmp_path):
 def test_a_stage_that_fails_ends_the_command(videos, tmp_path):
     (videos / "train.csv").unlink()
     (tmp_path / "runs").mkdir()
-    done = train_small(videos, tmp_path / "runs", f"--tae_config={json.dumps(TINY)}")
+    done = train_small(videos, tmp_path / "runs", f"--tae_config={json.dumps(NETWORK)}")
     assert done.returncode == 2 and "train.csv: no such CSV file" in done.stderr
     assert not (tmp_path / "runs" / "stage2").exists()

@@ -17,6 +17,7 @@ from cli.support import (
 from mg import backend
 from mg.cli import train
 from mg.cli.command import parse, settings_parser
+from mg.data import write_video
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import read_weights
 from mg.training import trainer
@@ -349,3 +350,19 @@ def test_bf16_trains_where_the_device_has_it(videos, tmp_path, capsys):
     args = train_flags(videos, tmp_path / "run", dtype="bf16", use_recompute=True)
     assert run(train.main, args, capsys).code == 0
     assert all(math.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run"))
+
+
+def test_colour_start_begins_with_the_colours_of_a_video(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    frames = np.broadcast_to(np.uint8([200, 60, 120]), (4, 32, 32, 3))
+    write_video(videos / "a.mp4", frames, fps=10)
+    write_index(videos, ["a.mp4"])
+    first = {}
+    for start in (False, True):
+        options = {"colour_start": start, "tae_config": {**TINY, "ch": 16, "z_channels": 3}}
+        options |= {"train_steps": 1, "image_size": 32, "val_csv_path": videos / "videos.csv"}
+        output = tmp_path / f"run_{start}"
+        assert train.main(train_flags(videos, output, **options)) == 0
+        first[start] = metrics_of(output)[0]["val/psnr"]
+    assert first[True] > max(15, first[False] + 3)
