@@ -2,9 +2,9 @@
 
 From the default initial weights, most of a short training on a CPU goes into finding out that there
 are colours. Here a few channels carry them through: the encoder averages them over 8x8 pixels, the
-decoder interpolates. The other channels and what all residual blocks compute inside are random as
-ever; the blocks' last convolutions and the attentions' projections begin at zero, so that they add
-nothing yet.
+decoder interpolates. In time all channels are averaged and interpolated. The other channels and
+what all residual blocks compute inside are random as ever; the blocks' last convolutions and the
+attentions' projections begin at zero, so that they add nothing yet.
 
 A colour c takes four channels: c, -c, and two constants +LEVEL and -LEVEL. The constants outweigh
 the colours in the variance of their group, so that group norm is a fixed scale, and since
@@ -29,6 +29,8 @@ _CARRIED = 12
 _CENTRE = np.outer([0, 1, 0], [0, 1, 0])
 _AVERAGE = np.outer([0.5, 0.5, 0], [0.5, 0.5, 0])
 _INTERPOLATE = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
+_TWO_FRAMES = [0, 0.5, 0.5]  # taps before, at and after the first of two frames that become one
+_BETWEEN_FRAMES = [0.25, 0.5, 0.25]  # of frames that were repeated
 
 
 def colour_start(arrays: Arrays, config: dict) -> Arrays:
@@ -54,6 +56,10 @@ def colour_start(arrays: Arrays, config: dict) -> Arrays:
             _resample(weight, bias, _AVERAGE, _AVERAGE)
         elif name.endswith("upsample_spat.conv.weight"):
             _resample(weight, bias, _INTERPOLATE, _CENTRE)
+        elif name.endswith("downsample_temp.conv.weight"):
+            weight[:] = np.multiply.outer(np.eye(len(weight)), [_TWO_FRAMES])
+        elif name.endswith("upsample_temp.conv.weight"):
+            weight[:] = np.multiply.outer(np.eye(len(weight)), [_BETWEEN_FRAMES])
         elif name == "encoder.conv_in.conv_spat.weight":
             _enter(weight, bias, np.eye(3))
         elif name == "decoder.conv_in.conv_spat.weight":
