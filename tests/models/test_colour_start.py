@@ -46,6 +46,18 @@ def test_slow_colours_come_back(config):
         assert np.corrcoef(shown.ravel(), expected.ravel())[0, 1] > 0.9
 
 
+def test_a_slow_fade_is_interpolated_between_latents():
+    grey = np.linspace(-0.8, 0.8, 24, dtype=np.float32)
+    video = np.broadcast_to(grey[:, None, None], (1, 3, 24, 48, 48)).copy()
+    tae = started(CONFIGS[0])
+    with no_grad():
+        mean = tae.encode(from_numpy(video), sample=False)[0]
+        reconstruction = to_numpy(tae.decode(mean))
+    steps = np.diff(reconstruction[0, :, 8:17, 24, 24], axis=1)
+    expected = grey[1] - grey[0]  # a latent repeated would give 0 seven times, then 8 times this
+    np.testing.assert_allclose(steps, expected, rtol=0.5)
+
+
 def test_other_parameters_stay_random():
     values = values_of(TemporalAutoencoder(config=CONFIGS[1]))
     before = {name: array.copy() for name, array in values.items()}
