@@ -100,7 +100,7 @@ def test_odd_sizes_and_batches_stream_as_the_whole(network):
 
 
 def test_a_stage_fed_frame_by_frame_gives_the_same(network, monkeypatch):
-    monkeypatch.setattr("mg.models.tae.piecewise.POSITIONS", 1)
+    monkeypatch.setattr("mg.models.tae.piecewise.STAGE_PIXELS", 1)
     compare_with_the_whole(network, 20, [[20]], [[3]])
 
 

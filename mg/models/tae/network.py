@@ -99,11 +99,9 @@ class Encoder(Module):
     def parts(self):
         """`forward` in parts, in order."""
         coarsest = 2 ** (len(self.down) - 1)
-        levels = [
-            part for n, level in enumerate(self.down) for part in _level(level, 2**n, 2**n, 2)
-        ]
-        head = Part(self.head_step, coarsest, coarsest)
-        return [Part(self.conv_in.step, 1, 1), *levels, *_middle(self.mid, coarsest), head]
+        levels = [part for n, level in enumerate(self.down) for part in _level(level, 2**n, 2)]
+        head = Part(self.head_step, coarsest)
+        return [Part(self.conv_in.step, 1), *levels, *_middle(self.mid, coarsest), head]
 
 
 class Decoder(Module):
@@ -143,24 +141,24 @@ class Decoder(Module):
     def parts(self):
         """`features` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
-        start = Part(self.conv_in.step, coarsest, coarsest)
-        levels = [_level(level, 2**n, 2**n // 2, 1) for n, level in enumerate(self.up)]
+        start = Part(self.conv_in.step, coarsest)
+        levels = [_level(level, 2**n, 1) for n, level in enumerate(self.up)]
         finer = [part for level in reversed(levels) for part in level]
-        return [start, *_middle(self.mid, coarsest), *finer, Part(self.head_step, 1, 1)]
+        return [start, *_middle(self.mid, coarsest), *finer, Part(self.head_step, 1)]
 
 
 def _middle(mid, coarse):
     window = mid.attn_1[1].window
-    attention = Part(mid.attend_step, coarse, coarse, first=window, multiple=window)
+    attention = Part(mid.attend_step, coarse, first=window, multiple=window)
     return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
 
 
-def _level(level, coarse, fine, multiple):
+def _level(level, coarse, multiple):
     parts = [_block(block, coarse) for block in level.block]
     if level.has_resampling:
-        parts.append(Part(level.resample_step, coarse, fine, multiple=multiple))
+        parts.append(Part(level.resample_step, coarse, multiple=multiple))
     return parts
 
 
 def _block(block, coarse):
-    return Part(block.step, coarse, coarse, first=3)  # two convolutions, each a frame behind
+    return Part(block.step, coarse, first=3)  # two convolutions, each a frame behind

@@ -10,8 +10,8 @@ from mg.backend import Tensor, cat
 from mg.models.tae.streaming import LayerStream, Part, Stage
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
-POSITIONS = 2**20  # frames x rows x columns that a stage of a stream computes at a time; or
-STAGE_FRAMES = 32  # so many of the video's frames, where these are fewer
+STAGE_PIXELS = 2**20  # of the video that a stage of a stream computes at a time; or
+STAGE_FRAMES = 32  # so many frames, where these are fewer; but one of its input at least
 
 TILE_FRAMES = 32  # of the tiles of a network that cannot stream, where none are set
 
@@ -69,13 +69,8 @@ class Direction:
         )
 
     def _layer_stream(self, height: int, width: int) -> LayerStream:
-        stages = []
-        for part in self.parts:
-            # of one frame of the part's input, at its finest
-            rows, columns = (size * self.pixel // part.fine for size in (height, width))
-            positions = max(1, rows * columns * part.coarse // part.fine)
-            frames = min(STAGE_FRAMES // part.coarse, POSITIONS // positions)
-            stages.append(Stage(part, frames))
+        frames = min(STAGE_FRAMES, STAGE_PIXELS // (height * width * self.pixel**2))
+        stages = [Stage(part, frames // part.coarse) for part in self.parts]
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:

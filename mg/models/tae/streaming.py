@@ -7,6 +7,7 @@ each layer is that much behind.) A part's pieces are all of one size but for the
 last, so that a graph compiler makes few graphs. Inside, a video is `(b t c h w)`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,21 +23,19 @@ class Part:
 
     Args:
         step: what it computes of a piece.
-        coarse: frames, rows and columns of the video to one of its input.
-        fine: the same for the finest that it computes.
+        coarse: frames of the video to one of its input.
         first: frames that it needs at least to give one, if the clip does not end with them.
         multiple: of how many frames a piece must be, if the clip does not end with them.
     """
 
     step: Step
     coarse: int
-    fine: int
     first: int = 2
     multiple: int = 1
 
 
 class Stage:
-    """A part of the network and what it keeps of one clip.
+    """A part of the network, the frames that wait for it, and what it keeps of one clip.
 
     Args:
         part: it; a multiple of `part.multiple` frames, at least `part.first`, are its first piece.
@@ -47,25 +46,24 @@ class Stage:
         self._part = part
         self._size = max(1, size // part.multiple) * part.multiple
         self._kept: tuple[Tensor, ...] = ()
-        self._has_begun = False
-        self._waiting: Tensor | None = None
+        self._has_begun = self._has_all = False
+        self._waiting: deque[Tensor] = deque()
+        self._taken = 0  # frames of the first that waits
 
-    def feed(self, x: Tensor, ends: bool) -> Iterator[tuple[Tensor, bool]]:
-        """Take the next frames; `ends` says that they are the last, one at least. Gives what can be
-        computed, and of each piece whether it is the last."""
-        if self._waiting is not None:
-            x = cat([self._waiting, x], 1)
-            self._waiting = None
-        start = 0
-        while count := self._next_piece(x.shape[1] - start - int(ends)):
+    def put(self, x: Tensor, ends: bool) -> None:
+        """Take the next frames, one at least; `ends` says that they are the last."""
+        self._waiting.append(x)
+        self._has_all = ends
+
+    def advance(self) -> tuple[Tensor, bool] | None:
+        """The next piece computed, and whether it is the last; None if too few frames wait."""
+        available = sum(x.shape[1] for x in self._waiting) - self._taken
+        if count := self._next_piece(available - int(self._has_all)):
             self._has_begun = True
-            yield self._computed(x[:, start : start + count], ends=False), False
-            start += count
-        rest = x[:, start:] if start else x
-        if ends:
-            yield self._computed(rest, ends=True), True
-        elif start < x.shape[1]:
-            self._waiting = copy(rest)
+            return self._computed(self._take(count), ends=False), False
+        if self._has_all and available:
+            return self._computed(self._take(available), ends=True), True
+        return None
 
     def _next_piece(self, available: int) -> int:
         """How many of the available frames to compute now."""
@@ -74,6 +72,19 @@ class Stage:
         part = self._part
         count = min(available, max(self._size, part.first)) // part.multiple * part.multiple
         return count if count >= part.first else 0
+
+    def _take(self, count: int) -> Tensor:
+        taken = []
+        while count:
+            x, start = self._waiting[0], self._taken
+            frames = min(count, x.shape[1] - start)
+            taken.append(x[:, start : start + frames] if frames < x.shape[1] else x)
+            self._taken += frames
+            if self._taken == x.shape[1]:
+                self._waiting.popleft()
+                self._taken = 0
+            count -= frames
+        return taken[0] if len(taken) == 1 else cat(taken, 1)
 
     def _computed(self, x: Tensor, ends: bool) -> Tensor:
         with no_grad():
@@ -109,23 +120,35 @@ class LayerStream:
             count = x.shape[1] - 1
             self._last = copy(x[:, count:])
         if count:
-            yield from self._through(x[:, :count], ends=False)
+            self._stages[0].put(x[:, :count], ends=False)
+            del x
+            yield from self._advance()
 
     def flush(self) -> Iterator[Tensor]:
         """The clip has ended: gives the frames that are left."""
         assert self._last is not None
-        yield from self._through(self._last, ends=True)
+        self._stages[0].put(self._last, ends=True)
+        yield from self._advance()
 
-    def _through(self, x: Tensor, ends: bool) -> Iterator[Tensor]:
-        for y in _fed(self._stages, x, ends):
+    def _advance(self) -> Iterator[Tensor]:
+        while result := self._furthest_advance():
             with no_grad():
-                y = self._leave(y)
+                y = self._leave(result[0])
+            del result  # memory, while the caller is at work
             yield y
 
-
-def _fed(stages: Sequence[Stage], x: Tensor, ends: bool) -> Iterator[Tensor]:
-    if not stages:
-        yield x
-        return
-    for y, is_last in stages[0].feed(x, ends):
-        yield from _fed(stages[1:], y, is_last)
+    def _furthest_advance(self) -> tuple[Tensor, bool] | None:
+        """What the last stage gives next: the stage nearest to it that can advance does so, so that
+        little waits."""
+        number = len(self._stages) - 1
+        while number >= 0:
+            result = self._stages[number].advance()
+            if result is None:
+                number -= 1
+            elif number == len(self._stages) - 1:
+                return result
+            else:
+                number += 1
+                self._stages[number].put(*result)
+                del result
+        return None
