@@ -131,24 +131,17 @@ class LayerStream:
         yield from self._advance()
 
     def _advance(self) -> Iterator[Tensor]:
-        while result := self._furthest_advance():
-            with no_grad():
-                y = self._leave(result[0])
-            del result  # memory, while the caller is at work
-            yield y
-
-    def _furthest_advance(self) -> tuple[Tensor, bool] | None:
-        """What the last stage gives next: the stage nearest to it that can advance does so, so that
-        little waits."""
-        number = len(self._stages) - 1
+        """Let the furthest stage that can advance do so, so that little waits, until none can."""
+        number = last = len(self._stages) - 1
         while number >= 0:
             result = self._stages[number].advance()
             if result is None:
                 number -= 1
-            elif number == len(self._stages) - 1:
-                return result
-            else:
+            elif number < last:
                 number += 1
                 self._stages[number].put(*result)
-                del result
-        return None
+            else:
+                with no_grad():
+                    result = self._leave(result[0])
+                yield result
+            del result  # its memory, before the next is computed
