@@ -400,7 +400,7 @@ def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
 
 
 def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
-    compiled = ms.jit(step, jit_level=jit_level)
+    compiled = ms.jit(_Step(step), jit_level=jit_level)
     calls = Counter()
 
     def recurring(x, kept, ends):
@@ -411,6 +411,17 @@ def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
         return compiled(x, ms.mutable(kept) if kept else (), ends)  # pyright: ignore[reportCallIssue]
 
     return recurring
+
+
+class _Step(nn.Cell):
+    """A step as a module: of a method of one, MindSpore takes the graph for its `forward`'s."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def construct(self, x, kept, ends):
+        return self.step(x, kept, ends)
 
 
 def value_and_grad(

@@ -261,7 +261,7 @@ class MiddleBlock(Module):
         return self.attn_1[1](self.attn_1[0](x))
 
     def attend_step(self, x, kept, ends):
-        return self.attend(x), kept  # nothing is kept: all pieces but the last are whole windows
+        return self.attend(x), ()  # nothing is kept: all pieces but the last are whole windows
 
 
 class SpatialDownsample(Module):

@@ -17,7 +17,7 @@ from mg.models.tae.layers import (
     TemporalUpsample,
     residual_blocks,
 )
-from mg.models.tae.streaming import Part
+from mg.models.tae.streaming import Part, in_a_row
 
 
 class EncoderLevel(Module):
@@ -97,11 +97,17 @@ class Encoder(Module):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
     def parts(self):
-        """`forward` in parts, in order."""
-        coarsest = 2 ** (len(self.down) - 1)
-        levels = [part for n, level in enumerate(self.down) for part in _level(level, 2**n, 2)]
-        head = Part(self.head_step, coarsest)
-        return [Part(self.conv_in.step, 1), *levels, *_middle(self.mid, coarsest), head]
+        """`forward` in parts, in order: of each level the blocks, and what halves the frames."""
+        coarsest = len(self.down) - 1
+        rows = [_blocks(level, 2**n) for n, level in enumerate(self.down)]
+        rows[0] = [Part(self.conv_in.step, 1), *rows[0]]
+        rows[-1] += [*_middle(self.mid, 2**coarsest), Part(self.head_step, 2**coarsest)]
+        parts = []
+        for number, level in enumerate(self.down):
+            parts.append(in_a_row(*rows[number]))
+            if level.has_resampling:
+                parts.append(Part(level.resample_step, 2**number, multiple=2))
+        return parts
 
 
 class Decoder(Module):
@@ -139,26 +145,32 @@ class Decoder(Module):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
     def parts(self):
-        """`features` and `conv_out` in parts, in order."""
+        """`features` and `conv_out` in parts, in order: the levels, from the coarsest on."""
         coarsest = 2 ** (self.num_levels - 1)
-        start = Part(self.conv_in.step, coarsest)
-        levels = [_level(level, 2**n, 1) for n, level in enumerate(self.up)]
-        finer = [part for level in reversed(levels) for part in level]
-        return [start, *_middle(self.mid, coarsest), *finer, Part(self.head_step, 1)]
+        rows = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
+        for number, level in enumerate(self.up):
+            if level.has_resampling:
+                rows[number].append(Part(level.resample_step, 2**number))
+        rows[0].append(Part(self.head_step, 1))
+        rows[-1] = [
+            Part(self.conv_in.step, coarsest),
+            *_middle(self.mid, coarsest),
+            *rows[-1],
+        ]
+        return [in_a_row(*row) for row in reversed(rows)]
 
 
 def _middle(mid, coarse):
     window = mid.attn_1[1].window
-    attention = Part(mid.attend_step, coarse, first=window, multiple=window)
+    attention = Part(
+        mid.attend_step, coarse, num_kept=0, lag=0, first=window, multiple=window
+    )  # whole windows
     return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
 
 
-def _level(level, coarse, multiple):
-    parts = [_block(block, coarse) for block in level.block]
-    if level.has_resampling:
-        parts.append(Part(level.resample_step, coarse, multiple=multiple))
-    return parts
+def _blocks(level, coarse):
+    return [_block(block, coarse) for block in level.block]
 
 
 def _block(block, coarse):
-    return Part(block.step, coarse, first=3)  # two convolutions, each a frame behind
+    return Part(block.step, coarse, num_kept=3, lag=2, first=3)  # two convolutions

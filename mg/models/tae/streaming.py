@@ -7,6 +7,7 @@ each layer is that much behind.) A part's pieces are all of one size but for the
 last, so that a graph compiler makes few graphs. Inside, a video is `(b t c h w)`.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,22 +25,51 @@ class Part:
     Args:
         step: what it computes of a piece.
         coarse: frames of the video to one of its input.
-        first: frames that it needs at least to give one, if the clip does not end with them.
-        multiple: of how many frames a piece must be, if the clip does not end with them.
+        num_kept: tensors that it keeps.
+        lag: frames by which its output is behind its input, if both come at the same rate.
+        first: frames that its first piece must have at least, if the clip does not end with it.
+        multiple: what a piece must be a multiple of, the first beyond `first`; unless the clip ends.
     """
 
     step: Step
     coarse: int
+    num_kept: int = 1
+    lag: int = 1
     first: int = 2
     multiple: int = 1
+
+
+def in_a_row(*parts: Part) -> Part:
+    """Parts that follow one another as one: few large steps take less time than many small ones. All
+    but the last give as many frames as they take."""
+    return functools.reduce(_joined, parts)
+
+
+def _joined(one: Part, other: Part) -> Part:
+    one_step, other_step, num_kept = one.step, other.step, one.num_kept
+
+    def step(x, kept, ends):
+        x, one_kept = one_step(x, kept[:num_kept], ends)
+        x, other_kept = other_step(x, kept[num_kept:], ends)
+        return x, one_kept + other_kept
+
+    short = max(0, one.lag + other.first - one.first)
+    return Part(
+        step,
+        one.coarse,
+        num_kept=one.num_kept + other.num_kept,
+        lag=one.lag + other.lag,
+        first=one.first + -(-short // one.multiple) * one.multiple,
+        multiple=max(one.multiple, other.multiple),
+    )
 
 
 class Stage:
     """A part of the network, the frames that wait for it, and what it keeps of one clip.
 
     Args:
-        part: it; a multiple of `part.multiple` frames, at least `part.first`, are its first piece.
-        size: frames of all other pieces but the last, rounded to `part.multiple`.
+        part: it.
+        size: frames of a piece, rounded to `part.multiple`; only the first and the last may differ.
     """
 
     def __init__(self, part: Part, size: int):
@@ -70,8 +100,8 @@ class Stage:
         if self._has_begun:
             return self._size if available >= self._size else 0
         part = self._part
-        count = min(available, max(self._size, part.first)) // part.multiple * part.multiple
-        return count if count >= part.first else 0
+        more = min(available, max(self._size, part.first)) - part.first
+        return part.first + more // part.multiple * part.multiple if more >= 0 else 0
 
     def _take(self, count: int) -> Tensor:
         taken = []
