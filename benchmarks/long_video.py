@@ -1,6 +1,6 @@
 """Long and large videos: what streams cost, what they need, and how far tiles are from the whole.
 
-    python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32
+    python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32 --warm_up 3
     python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280
     python benchmarks/long_video.py time
     python benchmarks/long_video.py commands
@@ -59,7 +59,9 @@ def measure_memory(options: argparse.Namespace) -> dict:
     """Stream one video of noise through encoder and decoder, keeping nothing."""
     from mg import backend
 
-    tae = _network(options)
+    tae = _network(options, compile=None)
+    for _ in range(options.warm_up):
+        _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [64]}))
     started = time.perf_counter()
     count = _stream_through(tae, options)
     assert count == options.frames[0]
@@ -300,6 +302,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--ch", type=int, default=32, help="channels; 128 is full size")
     parser.add_argument("--piece", type=int, default=32, help="frames fed to a stream at a time")
+    parser.add_argument(
+        "--warm_up", type=int, default=0, help="streams of 64 frames before; 3 compile on MindSpore"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ckpt_path", help="of tiles; without it, random weights")
     parser.add_argument("--clips", nargs="+", default=[], help="of tiles")

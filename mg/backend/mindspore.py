@@ -331,8 +331,10 @@ def leaky_relu(x, slope):
 
 
 def linear(x, weight, bias):
-    y = ops.matmul(x, ops.cast(weight, x.dtype).permute(1, 0))
-    return y + ops.cast(bias, x.dtype)
+    # Of more than two axes, MindSpore would repeat the weight for each matrix.
+    rows = x.reshape(-1, x.shape[len(x.shape) - 1])
+    y = ops.matmul(rows, ops.cast(weight, x.dtype).permute(1, 0)) + ops.cast(bias, x.dtype)
+    return y.reshape(x.shape[:-1] + (weight.shape[0],))
 
 
 def attention(query, key, value):
@@ -367,7 +369,11 @@ def _attend(query, key, value):
 
 def max_pool2d(x, *, kernel, stride, ceil_mode=False):
     b, t, c, h, w = x.shape
-    y = ops.max_pool2d(x.reshape(b * t, c, h, w), kernel, stride, ceil_mode=ceil_mode)
+    frames = x.reshape(b * t, c, h, w)
+    if ceil_mode and ((h - kernel) % stride > 0 or (w - kernel) % stride > 0):
+        y = ops.max_pool2d(frames, kernel, stride, ceil_mode=True)
+    else:  # on the CPU, the gradient of this takes a hundredth of that one's time
+        y = ops.MaxPool(kernel, stride, "valid")(frames)
     return y.reshape(b, t, c, y.shape[2], y.shape[3])
 
 

@@ -99,7 +99,7 @@ def test_odd_sizes_and_batches_stream_as_the_whole(network):
     np.testing.assert_allclose(z, to_numpy(network.encode(video, False)[0]), atol=1e-5)
 
 
-def test_a_stage_fed_frame_by_frame_gives_the_same(network, monkeypatch):
+def test_parts_of_large_frames_one_by_one_give_the_same(network, monkeypatch):
     monkeypatch.setattr("mg.models.tae.piecewise.STAGE_PIXELS", 1)
     compare_with_the_whole(network, 20, [[20]], [[3]])
 
@@ -152,6 +152,16 @@ def test_steps_that_come_again_and_again_are_compiled_and_give_the_same(monkeypa
     monkeypatch.setattr("mg.models.tae.piecewise.STAGE_FRAMES", 4)  # many pieces
     compiled = random_network(SHALLOW, compile=None)
     compare_with_the_whole(compiled, 30, [[4]], [[2]])
+
+
+def test_after_streams_the_whole_is_compiled_as_before(monkeypatch):
+    monkeypatch.setattr("mg.models.tae.piecewise.STAGE_FRAMES", 4)
+    compiled = random_network(SHALLOW, compile=None)
+    video = random_video(1, 3, 30, 4, 4)
+    z = joined([z for z, _, _ in compiled.encode_stream([video], sample=False)])
+    x = joined(compiled.decode_stream([z], 30))
+    np.testing.assert_allclose(to_numpy(compiled.encode(video, False)[0]), z, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(compiled.decode(z, 30)), x, atol=1e-5)
 
 
 def test_tiles_in_space_stream_as_they_are_computed_whole(shallow):

@@ -2,7 +2,7 @@
 
 An image autoencoder inflated to video: a 1-D temporal convolution after every 2-D convolution, a
 1-D temporal attention after every spatial attention. It compresses 8x in time, height and width.
-Inside, a video is `(b t c h w)`. `forward` and `features` compute a whole clip; `parts` lists what
+Inside, a video is `(b t c h w)`. `forward` and `features` compute a whole clip; `rows` lists what
 they call, for a stream (mg/models/tae/streaming.py).
 """
 
@@ -17,7 +17,7 @@ from mg.models.tae.layers import (
     TemporalUpsample,
     residual_blocks,
 )
-from mg.models.tae.streaming import Part, in_a_row
+from mg.models.tae.streaming import Part, Row
 
 
 class EncoderLevel(Module):
@@ -96,18 +96,18 @@ class Encoder(Module):
     def head_step(self, x, kept, ends):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
-    def parts(self):
-        """`forward` in parts, in order: of each level the blocks, and what halves the frames."""
-        coarsest = len(self.down) - 1
-        rows = [_blocks(level, 2**n) for n, level in enumerate(self.down)]
-        rows[0] = [Part(self.conv_in.step, 1), *rows[0]]
-        rows[-1] += [*_middle(self.mid, 2**coarsest), Part(self.head_step, 2**coarsest)]
-        parts = []
+    def rows(self):
+        """`forward` in parts, in order."""
+        coarsest = 2 ** (len(self.down) - 1)
+        blocks = [_blocks(level, 2**n) for n, level in enumerate(self.down)]
+        blocks[0] = [Part(self.conv_in.step, 1), *blocks[0]]
+        blocks[-1] += [*_middle(self.mid, coarsest), Part(self.head_step, coarsest)]
+        rows = []
         for number, level in enumerate(self.down):
-            parts.append(in_a_row(*rows[number]))
+            rows.append(Row(*blocks[number]))
             if level.has_resampling:
-                parts.append(Part(level.resample_step, 2**number, multiple=2))
-        return parts
+                rows.append(Row(Part(level.resample_step, 2**number, multiple=2)))
+        return rows
 
 
 class Decoder(Module):
@@ -144,27 +144,22 @@ class Decoder(Module):
     def head_step(self, x, kept, ends):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
-    def parts(self):
-        """`features` and `conv_out` in parts, in order: the levels, from the coarsest on."""
+    def rows(self):
+        """`features` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
-        rows = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
+        levels = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
         for number, level in enumerate(self.up):
             if level.has_resampling:
-                rows[number].append(Part(level.resample_step, 2**number))
-        rows[0].append(Part(self.head_step, 1))
-        rows[-1] = [
-            Part(self.conv_in.step, coarsest),
-            *_middle(self.mid, coarsest),
-            *rows[-1],
-        ]
-        return [in_a_row(*row) for row in reversed(rows)]
+                levels[number].append(Part(level.resample_step, 2**number))
+        levels[0].append(Part(self.head_step, 1))
+        start = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
+        levels[-1] = start + levels[-1]
+        return [Row(*parts) for parts in reversed(levels)]
 
 
 def _middle(mid, coarse):
     window = mid.attn_1[1].window
-    attention = Part(
-        mid.attend_step, coarse, num_kept=0, lag=0, first=window, multiple=window
-    )  # whole windows
+    attention = Part(mid.attend_step, coarse, num_kept=0, lag=0, first=window, multiple=window)
     return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mg.backend import Tensor, cat
-from mg.models.tae.streaming import LayerStream, Part, Stage
+from mg.models.tae.streaming import LayerStream, Row, Stage
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
 STAGE_PIXELS = 2**20  # of the video that a stage of a stream computes at a time; or
@@ -25,7 +25,7 @@ class Direction:
     Args:
         whole: the function of a video, or of latents, `(b c t h w)`.
         enter, leave: from `(b c t h w)` to the layers' `(b t c h w)`, and back.
-        parts: the parts of the network in between.
+        rows: the parts of the network in between.
         pixel: the video's frames, rows and columns to one of the input.
         frames, overlap: a tile in time and what it shares with the next, in the video's frames.
         size, size_overlap: the same for rows and columns.
@@ -34,7 +34,7 @@ class Direction:
     whole: Callable[[Tensor], Tensor]
     enter: Callable[[Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
-    parts: list[Part]
+    rows: list[Row]
     pixel: int
     frames: int | None
     overlap: int
@@ -69,8 +69,10 @@ class Direction:
         )
 
     def _layer_stream(self, height: int, width: int) -> LayerStream:
-        frames = min(STAGE_FRAMES, STAGE_PIXELS // (height * width * self.pixel**2))
-        stages = [Stage(part, frames // part.coarse) for part in self.parts]
+        most = STAGE_PIXELS // (height * width * self.pixel**2)
+        frames = min(STAGE_FRAMES, most)
+        parts = [part for row in self.rows for part in row.of_size(most)]
+        stages = [Stage(part, frames // part.coarse) for part in parts]
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:

@@ -39,10 +39,24 @@ class Part:
     multiple: int = 1
 
 
-def in_a_row(*parts: Part) -> Part:
-    """Parts that follow one another as one: few large steps take less time than many small ones. All
-    but the last give as many frames as they take."""
-    return functools.reduce(_joined, parts)
+class Row:
+    """Parts that follow one another, all of which but the last give as many frames as they take.
+
+    As one, they take less time, as few large steps do beside many small ones; but their first piece
+    is larger.
+    """
+
+    def __init__(self, *parts: Part):
+        self.parts, self.joined = parts, functools.reduce(_joined, parts)
+
+    def of_size(self, frames: int) -> Sequence[Part]:
+        """The parts, as one if its first piece is at most so many frames of the video."""
+        return [self.joined] if self.joined.first * self.joined.coarse <= frames else self.parts
+
+    def change_steps(self, change: Callable[[Step], Step]) -> None:
+        """Let `change` of each step take its place."""
+        for part in {id(part): part for part in (*self.parts, self.joined)}.values():
+            part.step = change(part.step)
 
 
 def _joined(one: Part, other: Part) -> Part:

@@ -104,14 +104,14 @@ class TemporalAutoencoder(Module):
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
         self._encode_tile, self._decode_tile = self.moments, self.pixels
-        self._encoder_parts, self._decoder_parts = [], []
+        self._encoder_rows, self._decoder_rows = [], []
         if self.streams_exactly:
-            self._encoder_parts, self._decoder_parts = self.encoder.parts(), self.decoder.parts()
+            self._encoder_rows, self._decoder_rows = self.encoder.rows(), self.decoder.rows()
         if backend.compiles_by_default if compile is None else compile:
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
-            for part in (*self._encoder_parts, *self._decoder_parts):
-                part.step = backend.compile_recurring(part.step, jit_level=jit_level)
+            for row in (*self._encoder_rows, *self._decoder_rows):
+                row.change_steps(lambda s: backend.compile_recurring(s, jit_level=jit_level))
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
@@ -376,7 +376,7 @@ class TemporalAutoencoder(Module):
             whole=self._encode_tile,
             enter=self._encoder_input,
             leave=self._moments_of,
-            parts=self._encoder_parts,
+            rows=self._encoder_rows,
             pixel=1,
             frames=tiling.encode_frames,
             overlap=tiling.encode_overlap,
@@ -391,7 +391,7 @@ class TemporalAutoencoder(Module):
             whole=self._decode_tile,
             enter=self._decoder_input,
             leave=self._video_of,
-            parts=self._decoder_parts,
+            rows=self._decoder_rows,
             pixel=self.compression,
             frames=tiling.decode_frames,
             overlap=tiling.decode_overlap,
