@@ -61,7 +61,7 @@ def measure_memory(options: argparse.Namespace) -> dict:
 
     tae = _network(options, compile=None)
     for _ in range(options.warm_up):
-        _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [64]}))
+        _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [256]}))
     started = time.perf_counter()
     count = _stream_through(tae, options)
     assert count == options.frames[0]
@@ -303,7 +303,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ch", type=int, default=32, help="channels; 128 is full size")
     parser.add_argument("--piece", type=int, default=32, help="frames fed to a stream at a time")
     parser.add_argument(
-        "--warm_up", type=int, default=0, help="streams of 64 frames before; 3 compile on MindSpore"
+        "--warm_up", type=int, default=0, help="streams of 256 frames before; 3 compile (MindSpore)"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ckpt_path", help="of tiles; without it, random weights")

@@ -101,7 +101,8 @@ def assert_same_training(first: Path, second: Path, *, step: int) -> None:
             if "seconds" not in key:
                 # Scores are of frames rounded to 8 bits, where a last bit may move a pixel by one.
                 tolerance = 1e-4 if key.startswith(("val", "ceiling")) else 1e-6
-                assert two[key] == pytest.approx(one[key], rel=1e-5, abs=tolerance), (key, one["step"])
+                expected = pytest.approx(one[key], rel=1e-5, abs=tolerance)
+                assert two[key] == expected, (key, one["step"])
     for name in ("tae", "ema"):
         one, two = weights_of(first, step, name), weights_of(second, step, name)
         # The softmax does not see a constant added to all keys: the gradient of their bias is

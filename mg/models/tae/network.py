@@ -106,7 +106,7 @@ class Encoder(Module):
         for number, level in enumerate(self.down):
             rows.append(Row(*blocks[number]))
             if level.has_resampling:
-                rows.append(Row(Part(level.resample_step, 2**number, multiple=2)))
+                rows.append(Row(_resampling(level, 2**number, multiple=2)))
         return rows
 
 
@@ -150,7 +150,7 @@ class Decoder(Module):
         levels = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
         for number, level in enumerate(self.up):
             if level.has_resampling:
-                levels[number].append(Part(level.resample_step, 2**number))
+                levels[number].append(_resampling(level, 2**number, multiple=1))
         levels[0].append(Part(self.head_step, 1))
         start = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
         levels[-1] = start + levels[-1]
@@ -165,6 +165,10 @@ def _middle(mid, coarse):
 
 def _blocks(level, coarse):
     return [_block(block, coarse) for block in level.block]
+
+
+def _resampling(level, coarse, multiple):
+    return Part(level.resample_step, coarse, multiple=multiple)
 
 
 def _block(block, coarse):

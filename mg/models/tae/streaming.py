@@ -28,7 +28,8 @@ class Part:
         num_kept: tensors that it keeps.
         lag: frames by which its output is behind its input, if both come at the same rate.
         first: frames that its first piece must have at least, if the clip does not end with it.
-        multiple: what a piece must be a multiple of, the first beyond `first`; unless the clip ends.
+        multiple: of how many frames a piece must be, and the first beyond `first`, if the clip does
+            not end with it.
     """
 
     step: Step
