@@ -77,6 +77,14 @@ def write_page(path):
     return {name: scores[name] for name in VIDEOS}
 
 
+VARIES = 0.05  # the same frames may give a clip of some bytes more, once in some 50 times
+
+
+def sizes_of(page):
+    """Bytes of each clip."""
+    return {key: len(clip) for key, clip in page.clips.items()}
+
+
 class Page(HTMLParser):
     """A page's elements: `tags`, their `attributes`, the `cells` of each row of its tables and
     the text of each script that has an id."""

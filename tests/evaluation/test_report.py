@@ -15,10 +15,12 @@ from .pages import (
     ABOUT,
     BROKEN,
     HOSTILE,
+    VARIES,
     VIDEOS,
     add,
     read_page,
     scores_of,
+    sizes_of,
     spoiled,
     write_page,
 )
@@ -135,7 +137,8 @@ def test_pieces_do_not_matter(tmp_path):
             report.write(**ABOUT)
         pages.append(read_page(tmp_path / "report.html"))
     assert pages[0].data == pages[1].data == pages[2].data
-    assert pages[0].clips == pages[1].clips == pages[2].clips
+    for page in pages[1:]:
+        assert sizes_of(page) == pytest.approx(sizes_of(pages[0]), rel=VARIES)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
@@ -150,7 +153,8 @@ def test_beyond_the_budget_the_worst_have_players(tmp_path, order):
             add(report, name, frames, reconstructions[name])
         sizes = {video.name: video.size for video in report.videos}
     ordered = [sizes[name] for name in reconstructions]
-    budget = sum(ordered[:3]) - 1  # the third has no room, and so the fourth has none
+    # The third has no room, and so the fourth has none.
+    budget = round(sum(ordered[:3]) * (1 - VARIES))
     with ReportWriter(path, budget=budget) as report:
         for index in order:
             name = list(reconstructions)[index]
@@ -159,7 +163,8 @@ def test_beyond_the_budget_the_worst_have_players(tmp_path, order):
     page = read_page(path)
     assert names_of(page) == list(reconstructions)
     assert [bool(video["playable"]) for video in page.data["videos"]] == [True, True, False, False]
-    assert sum(map(len, page.clips.values())) == sum(ordered[:2]) <= budget
+    size = sum(map(len, page.clips.values()))
+    assert size == pytest.approx(sum(ordered[:2]), rel=VARIES) and size <= budget
     assert "Players for the worst 2 of 4 videos" in path.read_text()
 
 
@@ -228,7 +233,8 @@ def test_processes_hand_their_videos_over(path, page, tmp_path):
         alone.failed("c.mp4", "is empty")
         alone.write(**ABOUT)
     together, alone = read_page(target), read_page(tmp_path / "alone.html")
-    assert (together.data, together.clips, together.rows) == (alone.data, alone.clips, alone.rows)
+    assert (together.data, together.rows) == (alone.data, alone.rows)
+    assert sizes_of(together) == pytest.approx(sizes_of(alone), rel=VARIES)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["alone.html", "report.html"]
 
 

