@@ -21,6 +21,7 @@ from limits import ceiling, count
 from networks import of_diffusers, ours, plain
 
 from mg import backend
+from mg.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -30,6 +31,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no reply
     conditions = json.loads(sys.argv[1])
+    if conditions["keeps_memory"] or conditions["network"] in ("ours", "ceiling"):
+        keep_freed_memory()
     backend.set_device(conditions["device_target"])
     device = Torch() if backend.name == "torch" else MindSpore()
     turns, facts = build(conditions)

@@ -27,12 +27,15 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
+from mg.memory import keep_freed_memory
+
 FRAMEWORKS = ("mindspore", "torch")
 
 
 def main() -> None:
     options = _options()
     if options.measure:
+        keep_freed_memory()
         print(json.dumps(MEASURES[options.what](options)))
         return
     print(f"{machine()}, {date.today()}: {' '.join(sys.argv[1:])}\n")

@@ -25,6 +25,7 @@ MAY_ENTER = {
         "models",
         "backend",
         "ranks",
+        "memory",
     },
     "training": {"evaluation", "losses", "data", "models", "backend", "ranks", "interruption"},
     "inference": {
@@ -45,6 +46,7 @@ MAY_ENTER = {
     "backend": set(),
     "files": set(),
     "interruption": set(),
+    "memory": set(),
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "mindspore"}

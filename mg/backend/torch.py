@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mg.backend.shared import frame_table
-from mg.backend.torch_kernels import GroupNorm, Interleave, TemporalConv, frames_of
+from mg.backend.torch_kernels import (
+    GroupNorm,
+    Interleave,
+    TemporalConv,
+    channels_last,
+    frames_of,
+)
 
 __all__ = [
     "AdamW",
@@ -148,7 +154,7 @@ def conv2d(
 ) -> Tensor:
     """Convolve every frame: x `(b t c h w)`, weight `(o c kh kw)`, zero padding (top, bottom,
     left, right); gives `(b t o h' w')`. The weight is cast to the dtype of x."""
-    frames = _channels_last(x.flatten(0, 1))
+    frames = channels_last(x.flatten(0, 1))
     top, bottom, left, right = padding
     if top == bottom and left == right:
         pad = (top, left)
@@ -157,12 +163,6 @@ def conv2d(
     bias = None if bias is None else bias.to(x.dtype)
     y = F.conv2d(frames, weight.to(x.dtype), bias, stride, pad)
     return y.unflatten(0, x.shape[:2])
-
-
-def _channels_last(frames: Tensor) -> Tensor:
-    """Frames `(n c h w)` with the channels of a pixel side by side in memory, as all of the network
-    keeps them: convolutions are as fast or faster so, and those in time copy nothing."""
-    return frames.contiguous(memory_format=torch.channels_last)
 
 
 def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -289,9 +289,12 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     return torch.cat(list(tensors), dim=axis)
 
 
-def copy(x: Tensor) -> Tensor:
-    """The values of x in memory of their own, where a slice of x would keep all of x alive."""
-    return x.clone()
+def copy(x: Tensor, place: Tensor | None = None) -> Tensor:
+    """The values of x in memory of their own, where a slice of x would keep all of x alive: in that
+    of `place` if its shape is that of x. So what stays does not lie between what comes and goes."""
+    if place is None or place.shape != x.shape:
+        return x.clone()
+    return place.copy_(x)
 
 
 # Differentiation, compilation

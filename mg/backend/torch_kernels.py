@@ -48,7 +48,7 @@ class TemporalConv(Function):
 
 
 def _sum_of_products(
-    x: Tensor, weight: Tensor, bias: Tensor, runs: list[Run], num_frames: int
+    x: Tensor, weight: Tensor, bias: Tensor, runs: tuple[Run, ...], num_frames: int
 ) -> Tensor:
     """A matrix product for each run, added in place: nothing is copied."""
     b, _, p, _ = x.shape
@@ -90,7 +90,7 @@ class GroupNorm(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, groups: int, with_silu: bool):
-        x = _laid_out(x)
+        x = channels_last(x)
         y, mean, rstd = _group_norm(x, gamma, beta, groups)
         ctx.save_for_backward(x, gamma, beta, mean, rstd)
         ctx.groups, ctx.with_silu = groups, with_silu
@@ -106,7 +106,7 @@ class GroupNorm(Function):
         # Of channels-last tensors, PyTorch 2.13 crashes unless all three gradients are asked for.
         wanted = (True, True, True)
         gradients = torch.ops.aten.native_group_norm_backward(
-            _laid_out(dy), x, mean, rstd, gamma, *_sizes(x), ctx.groups, wanted
+            channels_last(dy), x, mean, rstd, gamma, *_sizes(x), ctx.groups, wanted
         )
         return *gradients, None, None
 
@@ -121,20 +121,20 @@ def _group_norm(x: Tensor, gamma: Tensor, beta: Tensor, groups: int):
     shift = x[(..., *(0,) * (x.ndim - 2))].reshape(n, groups, c // groups).mean(2)
     shifts = shift.repeat_interleave(c // groups, dim=1).reshape(n, c, *(1,) * (x.ndim - 2))
     y, mean, rstd = torch.native_group_norm(
-        _laid_out(x - shifts), gamma, beta, *_sizes(x), groups, EPSILON
+        channels_last(x - shifts), gamma, beta, *_sizes(x), groups, EPSILON
     )
     return y, mean + shift, rstd
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    """x `(n c ...)`, channels last, with the strides that PyTorch's kernels expect of that: it lets
-    axes of length 1 have any."""
-    x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-    strides, stride = [], x.shape[1]
-    for size in reversed(x.shape[2:]):
-        strides.insert(0, stride)
-        stride *= size
-    return x.as_strided(x.shape, (stride, 1, *strides))
+def channels_last(x: Tensor) -> Tensor:
+    """x `(n c ...)` with the channels of a position side by side in memory, as all of the network
+    keeps them: convolutions are as fast or faster so, and those in time copy nothing.
+
+    An axis of length 1 may have any stride, of which PyTorch's kernels make nothing good: they take
+    a single frame for one that lies otherwise, and copy it. So all strides are made anew.
+    """
+    channels = x.movedim(1, -1)
+    return channels.reshape(-1).view(channels.shape).movedim(-1, 1)
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

@@ -287,6 +287,16 @@ def test_cat_joins_along_any_axis():
     np.testing.assert_array_equal(to_numpy(joined), np.concatenate([a, b], 1))
 
 
+@pytest.mark.parametrize("place_shape", [None, (1, 2, 3), (1, 5, 3)])
+def test_a_copy_has_the_values_of_a_slice_and_changes_with_nothing(place_shape):
+    x = from_numpy(np.arange(12, dtype=np.float32).reshape(1, 4, 3))
+    place = None if place_shape is None else from_numpy(np.zeros(place_shape, np.float32))
+    kept = backend.copy(x[:, 2:], place)
+    np.testing.assert_array_equal(to_numpy(kept), to_numpy(x)[:, 2:])
+    backend.copy(from_numpy(np.ones((1, 4, 3), np.float32)), x)
+    assert to_numpy(kept).max() == 11
+
+
 def test_attention_takes_no_memory_for_all_scores():
     """In a process of its own, whose peak is that of nothing else. Positions of a 720p frame."""
     program = """

@@ -134,7 +134,8 @@ class Stage:
     def _computed(self, x: Tensor, ends: bool) -> Tensor:
         with no_grad():
             y, kept = self._part.step(x, self._kept, ends)
-            self._kept = tuple(copy(frames) for frames in kept)  # a view would keep all it is of
+            places = self._kept or [None] * len(kept)
+            self._kept = tuple(map(copy, kept, places))
         return y
 
 

@@ -1,0 +1,20 @@
+"""Memory of the process."""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Let freed memory stay with this process, which takes it again, until it ends.
+
+    The C library (glibc) returns each large array to the kernel when it is freed, and takes fresh
+    pages for the next: for a network on the CPU, filling these takes about as long as the
+    arithmetic (docs/performance.md). The programs call this; a library should leave it to them.
+    Without glibc, it does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_MAX, 0)  # no pages apart for an array
+        mallopt(_TRIM_THRESHOLD, -1)  # the largest number there is: nothing at the end is returned
