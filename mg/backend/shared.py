@@ -5,14 +5,12 @@ padding, is all decided here in plain integers; the frameworks gather frames by 
 multiply.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 EPSILON = 1e-6  # of group norm's variance, as in the image autoencoders
 ZERO_FRAME = -1  # in a table: no input frame, but zeros
 
 
-@lru_cache(256)  # a stream asks for the same again and again
 def frame_table(
     num_frames: int,
     taps: int,
@@ -53,8 +51,7 @@ class Run(NamedTuple):
     length: int
 
 
-@lru_cache(256)
-def frame_runs(table: tuple[int, ...], taps: int) -> tuple[Run, ...]:
+def frame_runs(table: tuple[int, ...], taps: int) -> list[Run]:
     """A frame table as products: every output frame is the sum, over the runs that it is in, of an
     input frame times the sum of the taps' weights. Taps that read the same frame share a run."""
     runs: dict[tuple, Run] = {}
@@ -73,4 +70,4 @@ def frame_runs(table: tuple[int, ...], taps: int) -> tuple[Run, ...]:
             if run:
                 ended.append(run)
             runs[key] = Run(tuple(which), place, frame, 1)
-    return (*ended, *runs.values())
+    return ended + list(runs.values())

@@ -48,7 +48,7 @@ class TemporalConv(Function):
 
 
 def _sum_of_products(
-    x: Tensor, weight: Tensor, bias: Tensor, runs: tuple[Run, ...], num_frames: int
+    x: Tensor, weight: Tensor, bias: Tensor, runs: list[Run], num_frames: int
 ) -> Tensor:
     """A matrix product for each run, added in place: nothing is copied."""
     b, _, p, _ = x.shape

@@ -10,9 +10,8 @@ from mg.backend import Tensor, cat
 from mg.models.tae.streaming import LayerStream, Row, Stage
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
-STAGE_PIXELS = 2**18  # of the video that a stage of a stream computes at a time; or
+STAGE_PIXELS = 2**19  # of the video that a stage of a stream computes at a time; or
 STAGE_FRAMES = 64  # so many frames, where these are fewer; but one of its input at least
-FIRST_PIXELS = 2**19  # of the first piece of a row of parts that are computed as one, at most
 
 TILE_FRAMES = 32  # of the tiles of a network that cannot stream, where none are set
 
@@ -70,9 +69,9 @@ class Direction:
         )
 
     def _layer_stream(self, height: int, width: int) -> LayerStream:
-        pixels = height * width * self.pixel**2
-        frames = min(STAGE_FRAMES, STAGE_PIXELS // pixels)
-        parts = [part for row in self.rows for part in row.of_size(FIRST_PIXELS // pixels)]
+        most = STAGE_PIXELS // (height * width * self.pixel**2)
+        frames = min(STAGE_FRAMES, most)
+        parts = [part for row in self.rows for part in row.of_size(most)]
         stages = [Stage(part, frames // part.coarse) for part in parts]
         return LayerStream(stages, self.enter, self.leave)
 
