@@ -1,7 +1,8 @@
 """Long and large videos: what streams cost, what they need, and how far tiles are from the whole.
 
     python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32 --warm_up 3
-    python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280
+    python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280 \
+        --ways encode decode
     python benchmarks/long_video.py time
     python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
@@ -12,6 +13,7 @@ with the whole video, whose memory it needs, on the framework that MG_BACKEND na
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -30,6 +32,7 @@ from machine import machine
 from mg.memory import keep_freed_memory
 
 FRAMEWORKS = ("mindspore", "torch")
+WAYS = ("both", "encode", "decode")
 
 
 def main() -> None:
@@ -46,28 +49,27 @@ def main() -> None:
 
 
 def print_memory(options: argparse.Namespace) -> None:
-    print("| framework | frames | size | frames/s, encode and decode | peak memory |")
-    print("|---|---|---|---|---|")
-    for framework in options.frameworks:
-        for frames in options.frames:
-            result = _measured_apart(framework, ["--frames", str(frames)])
-            print(
-                f"| {result['framework']} | {frames} | {options.width}x{options.height} | "
-                f"{frames / result['seconds']:.2f} | {result['peak_bytes'] / 2**20:.0f} MiB |",
-                flush=True,
-            )
+    print("| framework | way | frames | size | frames/s | peak memory |")
+    print("|---|---|---|---|---|---|")
+    conditions = itertools.product(options.frameworks, options.ways, options.frames)
+    for framework, way, frames in conditions:
+        result = _measured_apart(framework, ["--frames", str(frames), "--ways", way])
+        print(
+            f"| {result['framework']} | {way} | {frames} | {options.width}x{options.height} | "
+            f"{frames / result['seconds']:.2f} | {result['peak_bytes'] / 2**20:.0f} MiB |",
+            flush=True,
+        )
 
 
 def measure_memory(options: argparse.Namespace) -> dict:
-    """Stream one video of noise through encoder and decoder, keeping nothing."""
+    """Stream one video of noise through encoder, decoder or both, keeping nothing."""
     from mg import backend
 
     tae = _network(options, compile=None)
     for _ in range(options.warm_up):
         _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [256]}))
     started = time.perf_counter()
-    count = _stream_through(tae, options)
-    assert count == options.frames[0]
+    _stream_through(tae, options)
     return {
         "framework": f"{backend.name} {backend.version}",
         "seconds": time.perf_counter() - started,
@@ -75,16 +77,28 @@ def measure_memory(options: argparse.Namespace) -> dict:
     }
 
 
-def _stream_through(tae, options: argparse.Namespace) -> int:
-    latents = (z for z, _, _ in tae.encode_stream(_noise(options), sample=False))
-    return sum(x.shape[2] for x in tae.decode_stream(latents, options.frames[0]))
+def _stream_through(tae, options: argparse.Namespace) -> None:
+    from mg import backend
+
+    frames, (way,) = options.frames[0], options.ways
+    if way == "decode":
+        latents = map(backend.from_numpy, _noise(options, tae.config["z_channels"], 8))
+    else:
+        latents = (z for z, _, _ in tae.encode_stream(_noise(options), sample=False))
+    if way == "encode":
+        count = 8 * sum(z.shape[2] for z in latents)
+    else:
+        count = sum(x.shape[2] for x in tae.decode_stream(latents, frames))
+    assert count == frames
 
 
-def _noise(options: argparse.Namespace) -> Iterator[np.ndarray]:
+def _noise(options: argparse.Namespace, channels: int = 3, step: int = 1) -> Iterator[np.ndarray]:
+    """A video of noise in pieces; or, of a latent's channels and 8 for step, its latents."""
     rng = np.random.default_rng(0)
-    frames = options.frames[0]
-    for start in range(0, frames, options.piece):
-        shape = (1, 3, min(options.piece, frames - start), options.height, options.width)
+    size = (options.height // step, options.width // step)
+    for start in range(0, options.frames[0], options.piece):
+        frames = min(options.piece, options.frames[0] - start)
+        shape = (1, channels, frames // step, *size)
         yield 2 * rng.random(shape, dtype=np.float32) - 1
 
 
@@ -304,6 +318,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--height", type=int, default=64)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--ch", type=int, default=32, help="channels; 128 is full size")
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        choices=WAYS,
+        default=["both"],
+        help="of memory; one alone: of 8k frames",
+    )
     parser.add_argument("--piece", type=int, default=32, help="frames fed to a stream at a time")
     parser.add_argument(
         "--warm_up", type=int, default=0, help="streams of 256 frames before; 3 compile (MindSpore)"

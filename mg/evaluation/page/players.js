@@ -7,7 +7,9 @@ class Players {
   constructor(screens, changed) {
     this.screens = screens;
     this.changed = changed; // called when the frame or the playing may have changed
-    this.targets = screens.map(() => 0); // seconds to which each was sent last
+    this.targets = screens.map(() => 0); // seconds at which each shall be
+    this.sent = screens.map(() => 0); // to which each was sent last
+    this.waits = screens.map(() => false); // until it is where it was sent, to be sent on
     this.playing = false;
     this.loop = true;
     this.rate = 1;
@@ -15,6 +17,7 @@ class Players {
     this.fps = 1;
     screens.forEach((screen, i) => {
       screen.addEventListener("seeking", () => this.#seekedFromOutside(i));
+      screen.addEventListener("seeked", () => this.waits[i] && this.#go(i));
       screen.addEventListener("play", () => !this.playing && !screen.paused && this.play());
       screen.addEventListener("pause", () => this.playing && screen.paused && !screen.ended && this.pause());
     });
@@ -26,6 +29,7 @@ class Players {
     this.pause();
     this.frames = frames;
     this.fps = fps;
+    this.waits.fill(false);
     this.screens.forEach((screen, i) => {
       URL.revokeObjectURL(screen.src);
       if (frames) screen.src = urls[i];
@@ -36,7 +40,8 @@ class Players {
   }
 
   get frame() {
-    const frame = Math.floor(this.screens[0].currentTime * this.fps + 1e-3);
+    const time = this.waits[0] ? this.targets[0] : this.screens[0].currentTime;
+    const frame = Math.floor(time * this.fps + 1e-3);
     return clamp(frame, 0, Math.max(this.frames - 1, 0));
   }
 
@@ -75,9 +80,17 @@ class Players {
     }
   }
 
+  /** One seek at a time: a browser that is sent on before it arrives may never arrive. */
   #send(i, time) {
     this.targets[i] = time;
-    this.screens[i].currentTime = time;
+    this.waits[i] = this.screens[i].seeking;
+    if (!this.waits[i]) this.#go(i);
+  }
+
+  #go(i) {
+    this.waits[i] = false;
+    this.sent[i] = this.targets[i];
+    this.screens[i].currentTime = this.targets[i];
   }
 
   /** Whoever is late runs a little faster, whoever is early slower; the lost are sent. */
@@ -98,7 +111,7 @@ class Players {
   /** The browser's own controls, media keys and scripts move one: the others follow. */
   #seekedFromOutside(i) {
     const time = this.screens[i].currentTime;
-    if (Math.abs(time - this.targets[i]) * this.fps > 0.6) this.seek(Math.floor(time * this.fps + 1e-3));
+    if (Math.abs(time - this.sent[i]) * this.fps > 0.6) this.seek(Math.floor(time * this.fps + 1e-3));
   }
 
   #ended() {
