@@ -50,6 +50,9 @@ CONTESTANTS = {
         "ours, graph, recompute", "mindspore", "ours", compiled=True, recompute=True
     ),
     "ours-mindspore-pynative": Contestant("ours, PyNative", "mindspore", "ours"),
+    "ours-mindspore-pynative-recompute": Contestant(
+        "ours, PyNative, recompute", "mindspore", "ours", recompute=True
+    ),
     "plain-mindspore-pynative": Contestant("plain, PyNative", "mindspore", "plain"),
     "wan": Contestant("Wan (diffusers)", "torch", "AutoencoderKLWan"),
     "cogvideox": Contestant("CogVideoX (diffusers)", "torch", "AutoencoderKLCogVideoX"),
