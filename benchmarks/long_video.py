@@ -65,11 +65,12 @@ def measure_memory(options: argparse.Namespace) -> dict:
     """Stream one video of noise through encoder, decoder or both, keeping nothing."""
     from mg import backend
 
+    (way,) = options.ways
     tae = _network(options, compile=None)
     for _ in range(options.warm_up):
-        _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [256]}))
+        _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [256]}), way)
     started = time.perf_counter()
-    _stream_through(tae, options)
+    _stream_through(tae, options, way)
     return {
         "framework": f"{backend.name} {backend.version}",
         "seconds": time.perf_counter() - started,
@@ -77,23 +78,23 @@ def measure_memory(options: argparse.Namespace) -> dict:
     }
 
 
-def _stream_through(tae, options: argparse.Namespace) -> None:
+def _stream_through(tae, options: argparse.Namespace, way: str = "both") -> None:
     from mg import backend
 
-    frames, (way,) = options.frames[0], options.ways
+    frames = options.frames[0]
     if way == "decode":
-        latents = map(backend.from_numpy, _noise(options, tae.config["z_channels"], 8))
+        latents = map(backend.from_numpy, _noise(options, tae.config["z_channels"], tae.compression))
     else:
         latents = (z for z, _, _ in tae.encode_stream(_noise(options), sample=False))
     if way == "encode":
-        count = 8 * sum(z.shape[2] for z in latents)
+        count = tae.compression * sum(z.shape[2] for z in latents)
     else:
         count = sum(x.shape[2] for x in tae.decode_stream(latents, frames))
     assert count == frames
 
 
 def _noise(options: argparse.Namespace, channels: int = 3, step: int = 1) -> Iterator[np.ndarray]:
-    """A video of noise in pieces; or, of a latent's channels and 8 for step, its latents."""
+    """A video of noise in pieces; or, of a latent's channels and size for step, its latents."""
     rng = np.random.default_rng(0)
     size = (options.height // step, options.width // step)
     for start in range(0, options.frames[0], options.piece):
