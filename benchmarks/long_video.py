@@ -83,7 +83,8 @@ def _stream_through(tae, options: argparse.Namespace, way: str = "both") -> None
 
     frames = options.frames[0]
     if way == "decode":
-        latents = map(backend.from_numpy, _noise(options, tae.config["z_channels"], tae.compression))
+        noise = _noise(options, tae.config["z_channels"], tae.compression)
+        latents = map(backend.from_numpy, noise)
     else:
         latents = (z for z, _, _ in tae.encode_stream(_noise(options), sample=False))
     if way == "encode":
