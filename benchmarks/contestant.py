@@ -31,9 +31,10 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no reply
     conditions = json.loads(sys.argv[1])
-    if conditions["keeps_memory"] or conditions["network"] in ("ours", "ceiling"):
-        keep_freed_memory()
-    backend.set_device(conditions["device_target"])
+    choose_device(
+        conditions["device_target"],
+        tuned=conditions["tuned"] or conditions["network"] in ("ours", "ceiling"),
+    )
     device = Torch() if backend.name == "torch" else MindSpore()
     turns, facts = build(conditions)
     facts |= {"turns": list(turns), "framework": f"{backend.name} {backend.version}"}
@@ -51,6 +52,18 @@ def build(conditions: dict) -> tuple[dict, dict]:
 
 
 # Devices
+
+
+def choose_device(target: str, *, tuned: bool) -> None:
+    """Set the process up as our programs do, or else as frameworks have it."""
+    if tuned:
+        keep_freed_memory()
+    if tuned or backend.name == "torch":
+        backend.set_device(target)
+    elif target != "auto":
+        import mindspore
+
+        mindspore.set_device(target)
 
 
 class Torch:

@@ -38,7 +38,10 @@ WAYS = ("both", "encode", "decode")
 def main() -> None:
     options = _options()
     if options.measure:
+        from mg import backend
+
         keep_freed_memory()
+        backend.set_device("auto")
         print(json.dumps(MEASURES[options.what](options)))
         return
     print(f"{machine()}, {date.today()}: {' '.join(sys.argv[1:])}\n")

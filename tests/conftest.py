@@ -10,6 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mg import backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device():
+    """Chosen as programs do, which sets MindSpore up for the CPU too."""
+    backend.set_device("auto")
+
 
 @pytest.fixture(scope="session")
 def test_data():

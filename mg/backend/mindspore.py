@@ -8,10 +8,13 @@ that MindSpore's graph compiler reads.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false
 
+import functools
 import logging
 import os
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import mindspore as ms
@@ -98,13 +101,46 @@ _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 def set_device(target: str) -> None:
     if target not in ("CPU", "Ascend", "auto"):
         raise ValueError(f"device_target is {target!r}, expected one of CPU, Ascend, auto")
-    if target in ("auto", ms.get_context("device_target")):
-        return  # MindSpore refuses to be told once it runs
+    if target not in ("auto", ms.get_context("device_target")):  # else, it may run already
+        try:
+            ms.set_device(target)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
+    if not _is_rank():  # which must not compute before it has joined the others
+        _rest_while_waiting()
+
+
+@functools.cache
+def _rest_while_waiting() -> None:
+    """Have threads on a CPU that wait for others leave it to them.
+
+    Operations and graphs pass from thread to thread, each of which looks for the next in a loop
+    that never sleeps (2.8.0): on two cores, a step then takes twice as long. So here, operations
+    run where they are called, and so do graphs.
+    """
+    if ms.get_context("device_target") != "CPU":
+        return
+    ms.runtime.launch_blocking()
+    if "MS_DEV_RUNTIME_CONF" not in os.environ:
+        os.environ["MS_DEV_RUNTIME_CONF"] = "graph_pipeline:False"
+        with _without_stdout():  # where MindSpore says what it reads there, once it computes
+            global_norm([Tensor([0.0])])
+        del os.environ["MS_DEV_RUNTIME_CONF"]
+
+
+@contextmanager
+def _without_stdout() -> Iterator[None]:
+    """A context in which nobody's standard output, not even a library's, gets out."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
     try:
-        ms.set_device(target)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def dtype(name: str) -> ms.dtype.Type:
@@ -583,7 +619,7 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
 
 
 def join_ranks() -> None:
-    if "MS_ROLE" not in os.environ or _joined():
+    if not _is_rank() or _joined():
         return
     on_cpu = ms.get_context("device_target") == "CPU"
     try:
@@ -593,6 +629,12 @@ def join_ranks() -> None:
         raise ConnectionError(
             f"the processes of this run do not find each other: {reason}"
         ) from None
+    _rest_while_waiting()
+
+
+def _is_rank() -> bool:
+    """Whether msrun started this process."""
+    return "MS_ROLE" in os.environ
 
 
 def _joined() -> bool:
