@@ -39,7 +39,7 @@ __all__ = [
     "checkpoint_suffix",
     "compile",
     "compile_recurring",
-    "compiles_by_default",
+    "compiles",
     "conv2d",
     "conv3d",
     "copy",
@@ -87,7 +87,6 @@ class Module(nn.Cell):
 ModuleList = nn.CellList
 version = ms.__version__
 checkpoint_suffix = ".ckpt"
-compiles_by_default = True  # graph mode is several times faster on a CPU and takes seconds
 _CALLS_BEFORE_COMPILED = 3
 
 SCORES = 2**24  # that attention holds at a time
@@ -438,6 +437,10 @@ def recompute(module: Module) -> Module:
     return module
 
 
+def compiles(option: bool | None) -> bool:
+    return option is not False  # graph mode is faster, and compiles in seconds
+
+
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
     return ms.jit(function, jit_level=jit_level)
 
@@ -475,10 +478,7 @@ def value_and_grad(
     jit_level: str = "O0",
 ) -> Callable:
     differentiated = ms.value_and_grad(function, None, ms.ParameterTuple(parameters), has_aux=True)
-
-    if compile is False:
-        return differentiated
-    return ms.jit(differentiated, jit_level=jit_level)
+    return ms.jit(differentiated, jit_level=jit_level) if compiles(compile) else differentiated
 
 
 class AdamW:

@@ -35,7 +35,7 @@ __all__ = [
     "checkpoint_suffix",
     "compile",
     "compile_recurring",
-    "compiles_by_default",
+    "compiles",
     "conv2d",
     "conv3d",
     "copy",
@@ -73,7 +73,6 @@ ModuleList = torch.nn.ModuleList
 version = torch.__version__
 checkpoint_suffix = ".safetensors"
 """The suffix of the checkpoints that training writes."""
-compiles_by_default = False  # torch.compile takes minutes on a CPU
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,6 +83,9 @@ _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def set_device(target: str) -> None:
     """Use "CPU", "GPU" or "auto" (the GPU where there is one) from now on.
+
+    On a CPU, MindSpore lets threads that wait leave the cores to others from then on: a setting of
+    the whole process, for programs to make before they compute.
 
     Raises:
         ValueError: PyTorch here has no such device.
@@ -324,6 +326,11 @@ def recompute(module: Module) -> Module:
     return module
 
 
+def compiles(option: bool | None) -> bool:
+    """Whether to compile, by an option that is True, False, or None for MindSpore only."""
+    return bool(option)  # torch.compile takes minutes on a CPU
+
+
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
     """`function` of tensors, compiled by `torch.compile` (`jit_level` is MindSpore's)."""
     del jit_level
@@ -345,9 +352,9 @@ def value_and_grad(
     jit_level: str = "O0",
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """From a function that returns (loss, *others), with one other at least: one that returns that
-    tuple, detached, and the gradients of the loss with respect to `parameters`; compiled if asked
-    for (None: on MindSpore only)."""
-    compiled = torch.compile(function, dynamic=False) if compile else function
+    tuple, detached, and the gradients of the loss with respect to `parameters`; compiled if
+    `compiles(compile)`."""
+    compiled = torch.compile(function, dynamic=False) if compiles(compile) else function
     del jit_level
 
     def differentiated(*args):

@@ -186,10 +186,9 @@ class Adversary:
             real, fake = discriminator(video), discriminator(reconstruction)
             return hinge_discriminator(real, fake), real.mean(), fake.mean()
 
-        compiles = settings["compile"]
-        compiles = backend.compiles_by_default if compiles is None else compiles
-        level = settings["jit_level"]
-        self._features = backend.compile(features, jit_level=level) if compiles else features
+        self._features = features
+        if backend.compiles(settings["compile"]):
+            self._features = backend.compile(features, jit_level=settings["jit_level"])
         # The weight that the image autoencoder's last layer has; the convolution in time that
         # follows starts as the identity.
         last = [tae.decoder.conv_out.conv_spat.weight]

@@ -83,8 +83,7 @@ class Trainer:
             )
         )
         stack.enter_context(logging_redirect_tqdm())
-        compiles = backend.compiles_by_default if recipe.compile is None else recipe.compile
-        if compiles and self.step < recipe.train_steps:
+        if backend.compiles(recipe.compile) and self.step < recipe.train_steps:
             logger.info("the first step of each size compiles the network: on a CPU, minutes")
 
     @property

@@ -152,6 +152,14 @@ def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, cap
 # The loop
 
 
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_run_that_compiles_says_so(videos, tmp_path, capsys, caplog, fake_step, compile):
+    args = train_flags(videos, tmp_path / "run", train_steps=1, compile=compile)
+    with caplog.at_level(logging.INFO):
+        assert run(train.main, args, capsys).code == 0
+    assert ("compiles the network" in caplog.text) == compile
+
+
 def steps_kept(output):
     return [step_of(path) for path in list_checkpoints(output / "checkpoints")]
 

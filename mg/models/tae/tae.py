@@ -107,7 +107,7 @@ class TemporalAutoencoder(Module):
         self._encoder_rows, self._decoder_rows = [], []
         if self.streams_exactly:
             self._encoder_rows, self._decoder_rows = self.encoder.rows(), self.decoder.rows()
-        if backend.compiles_by_default if compile is None else compile:
+        if backend.compiles(compile):
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
             for row in (*self._encoder_rows, *self._decoder_rows):

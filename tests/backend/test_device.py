@@ -1,0 +1,55 @@
+"""The device, and what choosing it does to the process."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mg import backend
+from mg.backend import from_numpy, to_numpy
+
+PROGRAM = """
+import numpy as np
+from mg import backend
+
+def twice(x):
+    return x + x
+
+backend.set_device("auto")
+backend.set_device("auto")
+twice = backend.compile(twice) if backend.compiles(None) else twice
+print(backend.to_numpy(twice(backend.from_numpy(np.ones(1)))))
+"""
+
+
+def test_an_unknown_device_is_an_error():
+    with pytest.raises(ValueError, match="device_target is 'TPU', expected one of CPU"):
+        backend.set_device("TPU")
+    backend.set_device("auto")
+
+
+def test_choosing_a_device_and_computing_print_nothing(tmp_path):
+    program = tmp_path / "program.py"  # of code that is in no file, MindSpore makes no graph
+    program.write_text(PROGRAM)
+    done = subprocess.run([sys.executable, program], check=True, capture_output=True, text=True)
+    assert done.stdout == "[2.]\n"
+
+
+def test_what_waits_for_a_gradient_leaves_the_processor_alone(rng):
+    if backend.name == "torch":
+        pytest.skip("PyTorch computes in the thread that asks")
+    weight = backend.parameter(rng.standard_normal((32, 32, 3, 3)))
+
+    def loss(x):
+        for _ in range(50):  # the thread that asks launches what is in graphs of few operations
+            x = backend.conv2d(x, weight, None, padding=(1, 1, 1, 1)) / 17
+        return (x * x).mean(), x.mean()
+
+    step = backend.value_and_grad(loss, [weight])
+    x = from_numpy(rng.standard_normal((1, 4, 32, 64, 64)).astype(np.float32))
+    to_numpy(step(x)[0][0])  # compiles
+    began, used = time.perf_counter(), time.thread_time()
+    to_numpy(step(x)[0][0])
+    assert time.thread_time() - used < 0.3 * (time.perf_counter() - began)
