@@ -131,6 +131,9 @@ def _rest_while_waiting() -> None:
 @contextmanager
 def _without_stdout() -> Iterator[None]:
     """A context in which nobody's standard output, not even a library's, gets out."""
+    if sys.stdout is None:  # it was closed when the process began
+        yield
+        return
     sys.stdout.flush()
     stdout = os.dup(1)
     with open(os.devnull, "wb") as nowhere:

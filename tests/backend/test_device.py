@@ -37,6 +37,12 @@ def test_choosing_a_device_and_computing_print_nothing(tmp_path):
     assert done.stdout == "[2.]\n"
 
 
+def test_a_device_is_chosen_where_standard_output_is_closed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    subprocess.run(["sh", "-c", 'exec "$0" "$1" >&-', sys.executable, program], check=True)
+
+
 def test_what_waits_for_a_gradient_leaves_the_processor_alone(rng):
     if backend.name == "torch":
         pytest.skip("PyTorch computes in the thread that asks")
