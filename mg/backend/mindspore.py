@@ -121,7 +121,7 @@ def _rest_while_waiting() -> None:
     if ms.get_context("device_target") != "CPU":
         return
     ms.runtime.launch_blocking()
-    if "MS_DEV_RUNTIME_CONF" not in os.environ:
+    if "MS_DEV_RUNTIME_CONF" not in os.environ:  # what a person sets there stands
         os.environ["MS_DEV_RUNTIME_CONF"] = "graph_pipeline:False"
         with _without_stdout():  # where MindSpore says what it reads there, once it computes
             global_norm([Tensor([0.0])])
