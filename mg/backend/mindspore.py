@@ -485,6 +485,8 @@ def value_and_grad(
 
 
 class AdamW:
+    # Parameter by parameter: of a graph of all, MindSpore holds the gradients until the next step.
+
     def __init__(
         self,
         parameters: Sequence[ms.Parameter],
@@ -494,9 +496,10 @@ class AdamW:
         weight_decay: float,
     ):
         self._betas, self._epsilon, self._weight_decay = betas, epsilon, weight_decay
-        self._moments = _AdamUpdate(parameters)
-        self._update = ms.jit(self._moments)
-        self._decay = ms.jit(_Decay(parameters))
+        self._parameters = ms.ParameterTuple(parameters)
+        self._first = self._parameters.clone(prefix="first", init="zeros")
+        self._second = self._parameters.clone(prefix="second", init="zeros")
+        self._adam = ops.Adam()
         self._steps = 0
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float, *, scale: float) -> None:
@@ -505,117 +508,55 @@ class AdamW:
         power1, power2 = beta1**self._steps, beta2**self._steps
         # ops.Adam adds epsilon to the second moment before its bias is corrected.
         epsilon = self._epsilon * (1 - power2) ** 0.5
-        if self._weight_decay:
-            self._decay(Tensor(1 - learning_rate * self._weight_decay, ms.float32))
-        numbers = (scale, power1, power2, learning_rate, beta1, beta2, epsilon)
-        self._update(
-            ms.mutable(tuple(gradients)), *(Tensor(number, ms.float32) for number in numbers)
-        )
+        numbers = (power1, power2, learning_rate, beta1, beta2, epsilon)
+        numbers = [Tensor(number, ms.float32) for number in numbers]
+        moments = zip(self._first, self._second, strict=True)
+        for parameter, (first, second), gradient in zip(
+            self._parameters, moments, gradients, strict=True
+        ):
+            if self._weight_decay:
+                ops.assign(parameter, parameter * (1 - learning_rate * self._weight_decay))
+            gradient = gradient if scale == 1 else gradient * scale
+            self._adam(parameter, first, second, *numbers, gradient)
 
     def state(self) -> tuple[int, list[np.ndarray], list[np.ndarray]]:
-        first, second = self._moments.first, self._moments.second
-        return (
-            self._steps,
-            [to_numpy(m).copy() for m in first],
-            [to_numpy(m).copy() for m in second],
-        )
+        first = [to_numpy(moment).copy() for moment in self._first]
+        return self._steps, first, [to_numpy(moment).copy() for moment in self._second]
 
     def load_state(
         self, steps: int, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
     ) -> None:
         self._steps = steps
-        moments = [*self._moments.first, *self._moments.second]
+        moments = [*self._first, *self._second]
         for moment, array in zip(moments, [*first, *second], strict=True):
             assign(moment, array)
 
 
-class _Decay(nn.Cell):
-    """The weights times a number."""
-
-    def __init__(self, parameters):
-        super().__init__()
-        self.decayed = ms.ParameterTuple(parameters)
-
-    def construct(self, keep):
-        for parameter in self.decayed:
-            ops.assign(parameter, parameter * keep)
-        return keep
-
-
-class _AdamUpdate(nn.Cell):
-    """One step of Adam for all parameters; as one graph, since one by one takes a second."""
-
-    def __init__(self, parameters):
-        super().__init__()
-        self.updated = ms.ParameterTuple(parameters)
-        self.first = self.updated.clone(prefix="first", init="zeros")
-        self.second = self.updated.clone(prefix="second", init="zeros")
-        self.adam = ops.Adam()
-
-    def construct(self, gradients, scale, power1, power2, rate, beta1, beta2, epsilon):
-        for number in range(len(self.updated)):
-            parameter = self.updated[number]
-            self.adam(
-                parameter,
-                self.first[number],
-                self.second[number],
-                power1,
-                power2,
-                rate,
-                beta1,
-                beta2,
-                epsilon,
-                gradients[number] * scale,
-            )
-        return rate
-
-
 class MovingAverage:
     def __init__(self, parameters: Sequence[ms.Parameter]):
-        self._averages = _Averages(parameters)
-        self._update = ms.jit(self._averages)
+        self._parameters = ms.ParameterTuple(parameters)
+        self._averages = self._parameters.clone(prefix="average", init="same")
 
     def update(self, decay: float) -> None:
-        self._update(Tensor(1 - decay, ms.float32))
+        for average, parameter in zip(self._averages, self._parameters, strict=True):
+            ops.assign(average, average + (1 - decay) * (parameter - average))
 
     def state(self) -> list[np.ndarray]:
-        return [to_numpy(average).copy() for average in self._averages.averages]
+        return [to_numpy(average).copy() for average in self._averages]
 
     def load_state(self, averages: Sequence[np.ndarray]) -> None:
-        for average, array in zip(self._averages.averages, averages, strict=True):
+        for average, array in zip(self._averages, averages, strict=True):
             assign(average, array)
 
 
-class _Averages(nn.Cell):
-    """All averages in one graph, as in _AdamUpdate."""
-
-    def __init__(self, parameters):
-        super().__init__()
-        self.followed = ms.ParameterTuple(parameters)
-        self.averages = self.followed.clone(prefix="average", init="same")
-
-    def construct(self, share):
-        for number in range(len(self.followed)):
-            average = self.averages[number]
-            ops.assign(average, average + share * (self.followed[number] - average))
-        return share
-
-
-def _square_sum(tensors):
-    total = 0.0
+def global_norm(tensors: Sequence[Tensor]) -> float:
+    square_sum = ops.ReduceSum()  # Tensor.sum loses 1.5 KB of memory each time (2.8.0, CPU)
+    sums = []
     for tensor in tensors:
         # Row by row: over all axes at once takes several times as long on the CPU.
         rows = tensor.reshape(tensor.shape[:1] + (-1,))
-        total = total + (rows * rows).sum(-1).sum()
-    return total
-
-
-_compiled_square_sum = ms.jit(_square_sum)
-
-
-def global_norm(tensors: Sequence[Tensor]) -> float:
-    # A tuple that is not mutable counts as constant: compiled anew for each value.
-    return float(_compiled_square_sum(ms.mutable(tuple(tensors)))) ** 0.5
+        sums.append(square_sum(square_sum(rows * rows, -1)))
+    return float(square_sum(ops.stack(sums))) ** 0.5
 
 
 # Data parallelism
