@@ -440,8 +440,12 @@ def recompute(module: Module) -> Module:
     return module
 
 
-def compiles(option: bool | None) -> bool:
-    return option is not False  # graph mode is faster, and compiles in seconds
+def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
+    if option is not None:
+        return option
+    # Graph mode is faster, and compiles in seconds. But on a CPU, each convolution of a graph keeps
+    # a workspace of its own (2.8.0), more than recomputation saves.
+    return not (saves_memory and ms.get_context("device_target") == "CPU")
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:

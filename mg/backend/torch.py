@@ -326,8 +326,10 @@ def recompute(module: Module) -> Module:
     return module
 
 
-def compiles(option: bool | None) -> bool:
-    """Whether to compile, by an option that is True, False, or None for MindSpore only."""
+def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
+    """Whether to compile, by an option that is True, False, or None for MindSpore only, and there
+    not where a compiled training step `saves_memory` less than it takes."""
+    del saves_memory
     return bool(option)  # torch.compile takes minutes on a CPU
 
 

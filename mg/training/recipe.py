@@ -36,7 +36,8 @@ class Recipe:
         seed: Of initial weights, order, crops, lengths and sampled latents.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch.
+            default graph mode on MindSpore (with use_recompute not on a CPU, where it takes more
+            memory than that saves) and eager on PyTorch.
         jit_level: MindSpore's graph compilation level, O0 or O1.
         reconstruction_weight: Of the L1 loss.
         perceptual_weight: Of LPIPS; needs lpips_weights.

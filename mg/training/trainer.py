@@ -83,7 +83,7 @@ class Trainer:
             )
         )
         stack.enter_context(logging_redirect_tqdm())
-        if backend.compiles(recipe.compile) and self.step < recipe.train_steps:
+        if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info("the first step of each size compiles the network: on a CPU, minutes")
 
     @property
@@ -225,13 +225,17 @@ def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
     return batches
 
 
+def _compiles(recipe: Recipe) -> bool:
+    return backend.compiles(recipe.compile, saves_memory=recipe.use_recompute)
+
+
 def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
     tae = TemporalAutoencoder(
         start or recipe.pretrained,
         recipe.tae_config or None,
         dtype=recipe.dtype,
         use_recompute=recipe.use_recompute,
-        compile=recipe.compile,
+        compile=_compiles(recipe),
         jit_level=recipe.jit_level,
         seed=recipe.seed,
     )
@@ -264,7 +268,7 @@ def _train_step(recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None) -
         loss_scale=LossScale() if recipe.dtype == "fp16" else None,
         adversary=_adversary(recipe, tae, objective) if recipe.disc_weight else None,
         disc_start=recipe.disc_start,
-        compile=recipe.compile,
+        compile=_compiles(recipe),
         jit_level=recipe.jit_level,
         seed=recipe.seed,
     )
@@ -280,7 +284,7 @@ def _adversary(recipe: Recipe, tae: TemporalAutoencoder, objective: Objective) -
         # Without a loss scale of its own, it would lose small gradients in fp16.
         dtype="fp32" if recipe.dtype == "fp16" else recipe.dtype,
         weight_decay=recipe.weight_decay,
-        compile=recipe.compile,
+        compile=_compiles(recipe),
         jit_level=recipe.jit_level,
         seed=recipe.seed,
     )

@@ -289,11 +289,9 @@ def test_a_video_that_is_too_small_is_an_error(fresh):
         generator_results(adversary, video[..., :10, :], noise)
 
 
-@pytest.mark.parametrize(
-    "use_recompute", [pytest.param(False, id="keeping"), pytest.param(True, id="recomputing")]
-)
-def test_eager_mode_and_recomputation_give_the_same(use_recompute, fresh):
-    compile = use_recompute and backend.compiles(None)  # graph mode recomputes differently
+@pytest.mark.parametrize("compile", [False, None], ids=["eager", "compiled by default"])
+@pytest.mark.parametrize("use_recompute", [False, True], ids=["keeping", "recomputing"])
+def test_eager_mode_and_recomputation_give_the_same(compile, use_recompute, fresh):
     _, _, other = make(compile, use_recompute)
     expected, computed = (generator_results(a, *batch()) for a in (fresh[2], other))
     for one, values in zip(computed[0], expected[0], strict=True):

@@ -152,12 +152,22 @@ def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, cap
 # The loop
 
 
-@pytest.mark.parametrize("compile", [True, False])
-def test_a_run_that_compiles_says_so(videos, tmp_path, capsys, caplog, fake_step, compile):
-    args = train_flags(videos, tmp_path / "run", train_steps=1, compile=compile)
+@pytest.mark.parametrize(
+    ("options", "compiles"),
+    [
+        pytest.param({"compile": True, "use_recompute": True}, True, id="told to"),
+        pytest.param({"compile": False}, False, id="told not to"),
+        pytest.param({"compile": "null"}, backend.name == "mindspore", id="by default"),
+        pytest.param({"compile": "null", "use_recompute": True}, False, id="to save memory"),
+    ],
+)
+def test_a_run_that_compiles_says_so(
+    videos, tmp_path, capsys, caplog, fake_step, options, compiles
+):
+    args = train_flags(videos, tmp_path / "run", train_steps=1, device_target="CPU", **options)
     with caplog.at_level(logging.INFO):
         assert run(train.main, args, capsys).code == 0
-    assert ("compiles the network" in caplog.text) == compile
+    assert ("compiles the network" in caplog.text) == compiles
 
 
 def steps_kept(output):
