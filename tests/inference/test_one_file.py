@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from cli.support import flags, process_environment, run, waves, write_checkpoint
+from cli.support import flags, process_environment, run, run_process, waves, write_checkpoint
 from data.full_disk import small_disk
 from data.sample_sound import packets_of_sound, write_with_sound
 from data.sample_videos import write_losslessly, write_moving
@@ -66,6 +66,15 @@ def test_without_a_checkpoint_the_weights_in_the_box_are_used_and_named(tmp_path
         assert_done([*args, "--device_target", "CPU"], capsys)
     assert "small weights in the box (docs/tae_small.md)" in caplog.text
     assert count_frames(tmp_path / "out.mp4") == 8
+
+
+@pytest.mark.parametrize("compile", ["false", "null"])
+def test_a_process_of_a_command_ends_well(tmp_path, checkpoint, compile):
+    write_video(tmp_path / "in.mp4", waves(1, num_frames=32, height=32, width=32), 25)
+    args = command("reconstruct", tmp_path / "in.mp4", "out.mp4", checkpoint, compile=compile)
+    outcome = run_process("-m", "mg", *args, cwd=tmp_path)
+    assert outcome.code == 0, outcome
+    assert count_frames(tmp_path / "out.mp4") == 32
 
 
 def test_encode_and_decode_give_what_reconstruct_gives_and_that_is_the_networks(
