@@ -303,23 +303,30 @@ class _GroupNorm(nn.Cell):
         centred, rstd = _centre(x.reshape(n * g, c * p))
         rstd = rstd.reshape(n, g, 1)
         gamma = gamma.reshape(1, g, c)
-        dbeta = dout.reshape(n * g * c, p).sum(1).reshape(n, g, c)
+        dbeta = _sum(dout.reshape(n * g * c, p), 1).reshape(n, g, c)
         product = dout.reshape(n * g, c * p) * centred
-        dgamma = product.reshape(n * g * c, p).sum(1).reshape(n, g, c) * rstd
-        mean = (dbeta * gamma).sum(2, keepdims=True) / (c * p)  # of the gradient before gamma
-        slope = (dgamma * gamma).sum(2, keepdims=True) / (c * p)
+        dgamma = _sum(product.reshape(n * g * c, p), 1).reshape(n, g, c) * rstd
+        mean = _sum(dbeta * gamma, 2).reshape(n, g, 1) / (c * p)  # of the gradient before gamma
+        slope = _sum(dgamma * gamma, 2).reshape(n, g, 1) / (c * p)
         dx = dout.reshape(n * g * c, p) * (rstd * gamma).reshape(n * g * c, 1)
         shift = centred * (-rstd * rstd * slope).reshape(n * g, 1) - (rstd * mean).reshape(n * g, 1)
         dx = dx.reshape(n * g, c * p) + shift
-        return dx.reshape(n, g, c, p), dgamma.sum(0), dbeta.sum(0)
+        return dx.reshape(n, g, c, p), _sum(dgamma, 0), _sum(dbeta, 0)
 
 
 def _centre(x):
     """x `(n m)` less the mean of each row, and one over each row's standard deviation."""
     n, count = x.shape
-    mean = x.sum(1) / count
+    mean = _sum(x, 1) / count
     centred = ops.BiasAdd()(x.reshape(1, n, count), -mean).reshape(n, count)
-    return centred, ops.rsqrt((centred * centred).sum(1) / count + EPSILON)
+    return centred, ops.rsqrt(_sum(centred * centred, 1) / count + EPSILON)
+
+
+_reduce_sum = ops.ReduceSum()
+
+
+def _sum(x, axis=()):
+    return _reduce_sum(x, axis)  # x.sum loses 2 KB of memory each time (2.8.0, CPU)
 
 
 def _scale_rows(x, factors):
@@ -422,7 +429,7 @@ def cat(tensors, axis):
 
 def copy(x, place=None):  # noqa: ARG001
     # MindSpore puts tensors where it likes. Tensor.copy takes several times longer than this.
-    return ops.cat((x,), 0)
+    return x * 1
 
 
 # Differentiation, compilation
@@ -555,13 +562,12 @@ class MovingAverage:
 
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
-    square_sum = ops.ReduceSum()  # Tensor.sum loses 1.5 KB of memory each time (2.8.0, CPU)
     sums = []
     for tensor in tensors:
         # Row by row: over all axes at once takes several times as long on the CPU.
         rows = tensor.reshape(tensor.shape[:1] + (-1,))
-        sums.append(square_sum(square_sum(rows * rows, -1)))
-    return float(square_sum(ops.stack(sums))) ** 0.5
+        sums.append(_sum(_sum(rows * rows, -1)))
+    return float(_sum(ops.stack(sums))) ** 0.5
 
 
 # Data parallelism
