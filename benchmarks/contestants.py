@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 WORKER = Path(__file__).parent / "contestant.py"
-COMPILED_LATE = 3  # calls until a stream has compiled what comes often
 
 
 @dataclass(frozen=True)
@@ -191,9 +190,9 @@ class Entrant:
             return
         self._process = Process(self.contestant, self._conditions)
         self.facts = self._process.facts
-        calls = COMPILED_LATE if self.contestant.way == "stream" else 1
         for turn in self.facts["turns"]:
-            seconds = [self._ask(turn, "warms up") for _ in range(calls)]
+            calls = range(self.facts.get("warm_up_calls", 1))
+            seconds = [self._ask(turn, "warms up") for _ in calls]
             self.warm_up.setdefault(turn, []).append(seconds)
 
     def _measure(self) -> None:

@@ -1,6 +1,6 @@
 """Long and large videos: what streams cost, what they need, and how far tiles are from the whole.
 
-    python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32 --warm_up 3
+    python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32 --warm_up 8
     python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280 \
         --ways encode decode
     python benchmarks/long_video.py time
@@ -127,6 +127,7 @@ def print_time(options: argparse.Namespace) -> None:
 def measure_time(options: argparse.Namespace) -> dict:
     """Encode and decode a video whole and as a stream, in turns; medians, of the ratio too."""
     from mg import backend
+    from mg.backend.shared import CALLS_BEFORE_COMPILED
 
     tae = _network(options, compile=None)
     video = np.concatenate(list(_noise(options)), axis=2)
@@ -139,7 +140,7 @@ def measure_time(options: argparse.Namespace) -> dict:
         _stream_through(tae, options)
 
     whole()  # compile, and fill caches
-    for _ in range(3):  # a stream compiles what comes a third time
+    for _ in range(CALLS_BEFORE_COMPILED):
         stream()
     seconds = {"whole": [], "stream": []}
     for _ in range(options.rounds):
@@ -332,7 +333,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--piece", type=int, default=32, help="frames fed to a stream at a time")
     parser.add_argument(
-        "--warm_up", type=int, default=0, help="streams of 256 frames before; 3 compile (MindSpore)"
+        "--warm_up",
+        type=int,
+        default=0,
+        help="streams of 256 frames before; shared.CALLS_BEFORE_COMPILED compile (MindSpore)",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ckpt_path", help="of tiles; without it, random weights")

@@ -23,6 +23,7 @@ from mindspore import Tensor, communication, nn, ops
 from mindspore.common.api import _no_grad
 from mindspore.ops.primitive import constexpr
 
+from mg.backend import shared
 from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table
 
 __all__ = [
@@ -87,8 +88,6 @@ class Module(nn.Cell):
 ModuleList = nn.CellList
 version = ms.__version__
 checkpoint_suffix = ".ckpt"
-_CALLS_BEFORE_COMPILED = 3
-
 SCORES = 2**24  # that attention holds at a time
 
 _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
@@ -467,7 +466,7 @@ def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
     def recurring(x, kept, ends):
         sizes = (x.shape, *(frames.shape for frames in kept), ends)
         calls[sizes] += 1
-        if calls[sizes] < _CALLS_BEFORE_COMPILED:
+        if calls[sizes] < shared.CALLS_BEFORE_COMPILED:
             return step(x, kept, ends)
         return compiled(x, ms.mutable(kept) if kept else (), ends)  # pyright: ignore[reportCallIssue]
 

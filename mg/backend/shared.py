@@ -10,6 +10,8 @@ from typing import NamedTuple
 EPSILON = 1e-6  # of group norm's variance, as in the image autoencoders
 ZERO_FRAME = -1  # in a table: no input frame, but zeros
 
+CALLS_BEFORE_COMPILED = 8  # of a step that recurs: about what its graph takes to be earned back
+
 
 def frame_table(
     num_frames: int,

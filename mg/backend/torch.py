@@ -340,8 +340,8 @@ def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
 
 
 def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
-    """`step` of (tensor, tuple of tensors, bool), compiled on MindSpore for sizes that come a third
-    time: a graph takes a second to compile, which few calls do not earn back."""
+    """`step` of (tensor, tuple of tensors, bool), compiled on MindSpore for sizes that come
+    `shared.CALLS_BEFORE_COMPILED` times: a graph takes seconds to compile."""
     del jit_level
     return step  # torch.compile takes longer still, and makes eight graphs of one function at most
 

@@ -148,14 +148,20 @@ def test_what_can_be_computed_is_given_before_the_end(shallow):
         assert STAGE_FRAMES * (fed - 2) < 2 * given < STAGE_FRAMES * fed
 
 
-def test_steps_that_come_again_and_again_are_compiled_and_give_the_same(monkeypatch):
+@pytest.fixture
+def compiled_soon(monkeypatch):
     monkeypatch.setattr("mg.models.tae.piecewise.STAGE_FRAMES", 4)  # many pieces
+    monkeypatch.setattr("mg.backend.shared.CALLS_BEFORE_COMPILED", 2)
+
+
+@pytest.mark.usefixtures("compiled_soon")
+def test_steps_that_come_again_and_again_are_compiled_and_give_the_same():
     compiled = random_network(SHALLOW, compile=None)
     compare_with_the_whole(compiled, 30, [[4]], [[2]])
 
 
-def test_after_streams_the_whole_is_compiled_as_before(monkeypatch):
-    monkeypatch.setattr("mg.models.tae.piecewise.STAGE_FRAMES", 4)
+@pytest.mark.usefixtures("compiled_soon")
+def test_after_streams_the_whole_is_compiled_as_before():
     compiled = random_network(SHALLOW, compile=None)
     video = random_video(1, 3, 30, 4, 4)
     z = joined([z for z, _, _ in compiled.encode_stream([video], sample=False)])

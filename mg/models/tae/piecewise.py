@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mg.backend import Tensor, cat
-from mg.models.tae.streaming import LayerStream, Row, Stage
+from mg.models.tae.streaming import LayerStream, Row, Stage, parts_of
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
 STAGE_PIXELS = 2**19  # of the video that a stage of a stream computes at a time; or
@@ -71,8 +71,7 @@ class Direction:
     def _layer_stream(self, height: int, width: int) -> LayerStream:
         most = STAGE_PIXELS // (height * width * self.pixel**2)
         frames = min(STAGE_FRAMES, most)
-        parts = [part for row in self.rows for part in row.of_size(most)]
-        stages = [Stage(part, frames // part.coarse) for part in parts]
+        stages = [Stage(part, frames // part.coarse) for part in parts_of(self.rows, most)]
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:

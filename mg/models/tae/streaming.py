@@ -10,7 +10,7 @@ last, so that a graph compiler makes few graphs. Inside, a video is `(b t c h w)
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mg.backend import Tensor, cat, copy, no_grad
 
@@ -43,21 +43,27 @@ class Part:
 class Row:
     """Parts that follow one another, all of which but the last give as many frames as they take.
 
-    As one, they take less time, as few large steps do beside many small ones; but their first piece
-    is larger.
+    Attributes:
+        parts: they.
+        joined: they as one, whose first piece is larger.
     """
 
     def __init__(self, *parts: Part):
-        self.parts, self.joined = parts, functools.reduce(_joined, parts)
+        self.parts = list(parts)
+        self.joined = replace(functools.reduce(_joined, parts))  # a copy, of a single part too
 
-    def of_size(self, frames: int) -> Sequence[Part]:
-        """The parts, as one if its first piece is at most so many frames of the video."""
-        return [self.joined] if self.joined.first * self.joined.coarse <= frames else self.parts
+    def compile(self, compiled: Callable[[Step], Step]) -> None:
+        """Let `compiled` of the joint step take its place. Parts apart stay as they are: frames are
+        so large then that graphs gain nothing, and take much memory."""
+        self.joined.step = compiled(self.joined.step)
 
-    def change_steps(self, change: Callable[[Step], Step]) -> None:
-        """Let `change` of each step take its place."""
-        for part in {id(part): part for part in (*self.parts, self.joined)}.values():
-            part.step = change(part.step)
+
+def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
+    """The parts of all rows; a row's as one, if the first pieces of all such are at most so many
+    frames of the video."""
+    if all(row.joined.first * row.joined.coarse <= frames for row in rows):
+        return [row.joined for row in rows]
+    return [part for row in rows for part in row.parts]
 
 
 def _joined(one: Part, other: Part) -> Part:

@@ -111,7 +111,7 @@ class TemporalAutoencoder(Module):
             self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
             self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
             for row in (*self._encoder_rows, *self._decoder_rows):
-                row.change_steps(lambda s: backend.compile_recurring(s, jit_level=jit_level))
+                row.compile(lambda step: backend.compile_recurring(step, jit_level=jit_level))
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
