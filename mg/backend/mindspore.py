@@ -24,7 +24,8 @@ from mindspore.common.api import _no_grad
 from mindspore.ops.primitive import constexpr
 
 from mg.backend import shared
-from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table
+from mg.backend.mindspore_kernels import GroupNorm, reduce_sum
+from mg.backend.shared import ZERO_FRAME, frame_table
 
 __all__ = [
     "AdamW",
@@ -279,70 +280,7 @@ def conv3d(x, weight, bias, *, stride=(1, 1), padding, time_padding="replicate")
     return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
 
 
-class _GroupNorm(nn.Cell):
-    """Group norm of x `(n g c p)`: g groups of c channels, p positions; gamma, beta `(g c)`.
-
-    Its own gradient keeps x alone and passes over it few times; MindSpore's keeps every step of the
-    arithmetic and takes five times as long on the CPU. Sums run over the last axis of matrices,
-    where they are several times faster than over others. In graph mode, MindSpore 2.8 cannot
-    recompute a module that ends in group norm and SiLU ("Graph cycle exists"); one in which a
-    convolution follows, as in the residual block, it can.
-    """
-
-    def construct(self, x, gamma, beta):
-        n, g, c, p = x.shape
-        centred, rstd = _centre(x.reshape(n * g, c * p))
-        factor = rstd.reshape(n, g, 1) * gamma.reshape(1, g, c)
-        y = _scale_rows(centred.reshape(n * g * c, p), factor.reshape(n * g * c))
-        y = ops.bias_add(y.reshape(n, g * c, 1, p), beta.reshape(g * c))
-        return y.reshape(n, g, c, p)
-
-    def bprop(self, x, gamma, beta, out, dout):
-        n, g, c, p = x.shape
-        centred, rstd = _centre(x.reshape(n * g, c * p))
-        rstd = rstd.reshape(n, g, 1)
-        gamma = gamma.reshape(1, g, c)
-        dbeta = _sum(dout.reshape(n * g * c, p), 1).reshape(n, g, c)
-        product = dout.reshape(n * g, c * p) * centred
-        dgamma = _sum(product.reshape(n * g * c, p), 1).reshape(n, g, c) * rstd
-        mean = _sum(dbeta * gamma, 2).reshape(n, g, 1) / (c * p)  # of the gradient before gamma
-        slope = _sum(dgamma * gamma, 2).reshape(n, g, 1) / (c * p)
-        dx = dout.reshape(n * g * c, p) * (rstd * gamma).reshape(n * g * c, 1)
-        shift = centred * (-rstd * rstd * slope).reshape(n * g, 1) - (rstd * mean).reshape(n * g, 1)
-        dx = dx.reshape(n * g, c * p) + shift
-        return dx.reshape(n, g, c, p), _sum(dgamma, 0), _sum(dbeta, 0)
-
-
-def _centre(x):
-    """x `(n m)` less the mean of each row, and one over each row's standard deviation."""
-    n, count = x.shape
-    mean = _sum(x, 1) / count
-    centred = ops.BiasAdd()(x.reshape(1, n, count), -mean).reshape(n, count)
-    return centred, ops.rsqrt(_sum(centred * centred, 1) / count + EPSILON)
-
-
-_reduce_sum = ops.ReduceSum()
-
-
-def _sum(x, axis=()):
-    return _reduce_sum(x, axis)  # x.sum loses 2 KB of memory each time (2.8.0, CPU)
-
-
-def _scale_rows(x, factors):
-    """x `(n m)` times a factor for each row."""
-    if not _on_cpu():
-        return x * factors.reshape(-1, 1)
-    n, m = x.shape  # a broadcast product takes six times as long there outside graph mode
-    scale = ops.Conv2D(n, (1, 1), group=n)
-    return scale(x.reshape(1, n, m, 1), factors.reshape(n, 1, 1, 1)).reshape(n, m)
-
-
-@constexpr
-def _on_cpu():
-    return ms.get_context("device_target") == "CPU"
-
-
-_normalise = _GroupNorm()
+_group_norm = GroupNorm()
 
 
 def group_norm(x, gamma, beta, *, groups, over_clip):
@@ -352,10 +290,10 @@ def group_norm(x, gamma, beta, *, groups, over_clip):
     beta = beta.reshape(groups, c // groups)
     if over_clip:
         y = y.permute(0, 2, 1, 3, 4).reshape(b, groups, c // groups, t * h * w)
-        y = _normalise(y, gamma, beta).reshape(b, c, t, h, w).permute(0, 2, 1, 3, 4)
+        y = _group_norm(y, gamma, beta).reshape(b, c, t, h, w).permute(0, 2, 1, 3, 4)
     else:
         y = y.reshape(b * t, groups, c // groups, h * w)
-        y = _normalise(y, gamma, beta).reshape(b, t, c, h, w)
+        y = _group_norm(y, gamma, beta).reshape(b, t, c, h, w)
     return ops.cast(y, x.dtype)
 
 
@@ -565,8 +503,8 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
     for tensor in tensors:
         # Row by row: over all axes at once takes several times as long on the CPU.
         rows = tensor.reshape(tensor.shape[:1] + (-1,))
-        sums.append(_sum(_sum(rows * rows, -1)))
-    return float(_sum(ops.stack(sums))) ** 0.5
+        sums.append(reduce_sum(reduce_sum(rows * rows, -1)))
+    return float(reduce_sum(ops.stack(sums))) ** 0.5
 
 
 # Data parallelism
