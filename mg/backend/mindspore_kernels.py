@@ -41,9 +41,8 @@ class GroupNorm(nn.Cell):
         dbeta = reduce_sum(dout.reshape(n * g * c, p), 1).reshape(n, g, c)
         product = dout.reshape(n * g, c * p) * centred
         dgamma = reduce_sum(product.reshape(n * g * c, p), 1).reshape(n, g, c) * rstd
-        mean = reduce_sum(dbeta * gamma, 2).reshape(n, g, 1) / (
-            c * p
-        )  # of the gradient before gamma
+        # Mean and slope are of the gradient before gamma.
+        mean = reduce_sum(dbeta * gamma, 2).reshape(n, g, 1) / (c * p)
         slope = reduce_sum(dgamma * gamma, 2).reshape(n, g, 1) / (c * p)
         dx = dout.reshape(n * g * c, p) * (rstd * gamma).reshape(n * g * c, 1)
         shift = centred * (-rstd * rstd * slope).reshape(n * g, 1) - (rstd * mean).reshape(n * g, 1)
