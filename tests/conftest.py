@@ -12,6 +12,12 @@ import pytest
 
 from mg import backend
 
+if backend.name == "torch":
+    import torch
+
+    if not torch.cuda.is_available():  # kernels for a GPU are interpreted; Triton reads it early
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def device():

@@ -1,5 +1,8 @@
 """The network's operations on PyTorch. A video inside the network is `(b t c h w)`."""
 
+# Of PyTorch's operations on lists of tensors, the names begin with an underscore.
+# pyright: reportPrivateImportUsage=false
+
 import atexit
 import functools
 import os
@@ -12,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mg.backend.shared import frame_table
+from mg.backend.shared import EPSILON, frame_table
 from mg.backend.torch_kernels import (
+    HAS_TRITON,
     GroupNorm,
+    GroupNormOnGpu,
     Interleave,
     TemporalConv,
     channels_last,
@@ -172,10 +177,17 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     `(b t c h w)` to `(b t o 2h 2w)`."""
     # Each output pixel sees 2x2 input pixels only: one of four 2x2 convolutions of the small image,
     # which are 4/9 of the work.
-    sums = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device)
+    sums = _phase_sums(weight)
     phases = torch.einsum("yik,ockl,xjl->yxocij", sums, weight, sums).flatten(0, 2)
     y = conv2d(x, phases, bias.repeat(4), padding=(1, 1, 1, 1))
     return Interleave.apply(y.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def _phase_sums(weight: Tensor) -> Tensor:
+    """Of a phase, which of three taps fall on each of two pixels, `(phase pixel tap)`."""
+    phase, pixel, tap = (torch.arange(n, device=weight.device) for n in (2, 2, 3))
+    on_second = tap > phase[:, None, None]
+    return (on_second == (pixel[:, None] == 1)).to(weight.dtype)
 
 
 def temporal_conv(
@@ -239,6 +251,8 @@ def group_norm_silu(
 
 
 def _normalised(x, gamma, beta, groups, over_clip, *, with_silu):
+    if x.is_cuda:
+        return _normalised_on_gpu(x, gamma, beta, groups, over_clip, with_silu)
     y = x.float()
     if over_clip:
         y = GroupNorm.apply(y.transpose(1, 2), gamma, beta, groups, with_silu).transpose(1, 2)
@@ -246,6 +260,17 @@ def _normalised(x, gamma, beta, groups, over_clip, *, with_silu):
         y = GroupNorm.apply(y.flatten(0, 1), gamma, beta, groups, with_silu)
         y = y.unflatten(0, x.shape[:2])
     return y.to(x.dtype)
+
+
+def _normalised_on_gpu(x, gamma, beta, groups, over_clip, with_silu):
+    b, t, c, h, w = x.shape
+    positions = x.permute(0, 1, 3, 4, 2).reshape((b, -1, c) if over_clip else (b * t, -1, c))
+    if HAS_TRITON:
+        y = GroupNormOnGpu.apply(positions.contiguous(), gamma, beta, groups, with_silu)
+    else:
+        y = F.group_norm(positions.transpose(1, 2).float(), groups, gamma, beta, EPSILON)
+        y = (F.silu(y) if with_silu else y).transpose(1, 2).to(x.dtype)
+    return y.reshape(b, t, h, w, c).permute(0, 1, 4, 2, 3)
 
 
 def silu(x: Tensor) -> Tensor:
@@ -320,7 +345,8 @@ def recompute(module: Module) -> Module:
     def checkpointed(*args):
         if not torch.is_grad_enabled():
             return forward(*args)
-        return checkpoint(forward, *args, use_reentrant=False)
+        # Nothing is random in here, and a recording may not ask for the generator's state.
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
     module.forward = checkpointed
     return module
@@ -334,9 +360,17 @@ def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
-    """`function` of tensors, compiled by `torch.compile` (`jit_level` is MindSpore's)."""
+    """`function` of tensors, compiled by `torch.compile`, or on a GPU recorded, which serves where
+    no gradient is asked for (`jit_level` is MindSpore's)."""
     del jit_level
-    return torch.compile(function, dynamic=False)
+    if _device.type != "cuda":
+        return torch.compile(function, dynamic=False)
+    recorded = _Recorded(lambda *inputs: ((function(*inputs),),))
+
+    def compiled(*inputs):
+        return function(*inputs) if torch.is_grad_enabled() else recorded(*inputs)[0][0]
+
+    return compiled
 
 
 def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:
@@ -355,16 +389,50 @@ def value_and_grad(
 ) -> Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
     """From a function that returns (loss, *others), with one other at least: one that returns that
     tuple, detached, and the gradients of the loss with respect to `parameters`; compiled if
-    `compiles(compile)`."""
-    compiled = torch.compile(function, dynamic=False) if compiles(compile) else function
+    `compiles(compile)`, which on a GPU means recorded."""
     del jit_level
+    recorded = compiles(compile) and parameters[0].is_cuda
+    compiled = function
+    if compiles(compile) and not recorded:
+        compiled = torch.compile(function, dynamic=False)
 
     def differentiated(*args):
         outputs = compiled(*args)
         gradients = torch.autograd.grad(outputs[0], parameters)
         return tuple(output.detach() for output in outputs), gradients
 
-    return differentiated
+    return _Recorded(differentiated) if recorded else differentiated
+
+
+class _Recorded:
+    """A function of tensors on a GPU that gives tuples of tensors, whose work is recorded when a
+    size of its inputs comes a second time, and repeated from then on (CUDA graphs). Without, where
+    the network is small, starting each piece of it from Python takes longer than the piece.
+    Recordings keep the memory that they work in."""
+
+    def __init__(self, function: Callable[..., tuple]):
+        self._function = function
+        self._recordings = {}
+        self._pool = torch.cuda.graph_pool_handle()  # of memory, for one recording at a time
+
+    def __call__(self, *inputs: Tensor) -> tuple:
+        size = tuple(x.shape for x in inputs)
+        if size not in self._recordings:
+            self._recordings[size] = None
+            return self._function(*inputs)  # what is made once only is made now
+        if self._recordings[size] is None:
+            self._recordings[size] = self._record(inputs)
+        graph, places, results = self._recordings[size]
+        for place, x in zip(places, inputs, strict=True):
+            place.copy_(x)
+        graph.replay()
+        return tuple(tuple(tensor.clone() for tensor in tensors) for tensors in results)
+
+    def _record(self, inputs):
+        graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
+        with torch.cuda.graph(graph, pool=self._pool):
+            results = self._function(*places)
+        return graph, places, results
 
 
 class AdamW:
@@ -380,13 +448,21 @@ class AdamW:
     ):
         self._parameters = list(parameters)
         self._adamw = torch.optim.AdamW(
-            self._parameters, betas=betas, eps=epsilon, weight_decay=weight_decay
+            self._parameters,
+            betas=betas,
+            eps=epsilon,
+            weight_decay=weight_decay,
+            fused=True if self._parameters[0].is_cuda else None,  # one pass over them
         )
 
     def step(self, gradients: Sequence[Tensor], learning_rate: float, *, scale: float) -> None:
         """Update the parameters by one step along `gradients` times `scale`."""
+        # Laid out as the parameters are, or the updates would be one by one.
+        gradients = [gradient.contiguous() for gradient in gradients]
+        if scale != 1:
+            gradients = torch._foreach_mul(gradients, scale)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient if scale == 1 else gradient * scale
+            parameter.grad = gradient
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
@@ -408,7 +484,8 @@ class AdamW:
         """Go on from what `state` gave."""
         for parameter, *arrays in zip(self._parameters, first, second, strict=True):
             exp_avg, exp_avg_sq = (from_numpy(array.copy()) for array in arrays)
-            state = {"step": torch.tensor(float(steps)), "exp_avg": exp_avg}
+            step = torch.tensor(float(steps), device=parameter.device)
+            state = {"step": step, "exp_avg": exp_avg}
             self._adamw.state[parameter] = {**state, "exp_avg_sq": exp_avg_sq}
 
 
@@ -417,14 +494,13 @@ class MovingAverage:
     starting from the values at construction."""
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]):
-        self._parameters = list(parameters)
+        self._parameters: list[Tensor] = list(parameters)
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
 
     def update(self, decay: float) -> None:
         """Take the parameters' present values into the average."""
         with torch.no_grad():
-            for average, parameter in zip(self._averages, self._parameters, strict=True):
-                average.lerp_(parameter, 1 - decay)
+            torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
 
     def state(self) -> list[np.ndarray]:
         """The averages, in the order of the parameters."""
@@ -438,7 +514,7 @@ class MovingAverage:
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
     """The square root of the sum of all squares."""
-    return float(torch.nn.utils.get_total_norm(list(tensors)))
+    return float(torch.stack(torch._foreach_norm(list(tensors))).norm())
 
 
 # Data parallelism

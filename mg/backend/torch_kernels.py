@@ -6,7 +6,10 @@ frame, c input channels, o output channels, k taps.
 """
 
 # PyTorch's annotations want any number of gradients.
-# pyright: reportIncompatibleMethodOverride=false
+# pyright: reportIncompatibleMethodOverride=false, reportPossiblyUnboundVariable=false
+
+import functools
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,12 @@ from torch.autograd.function import once_differentiable
 
 from mg.backend.shared import EPSILON, ZERO_FRAME, Run, frame_runs
 
+# Triton comes with PyTorch for a GPU, except on Windows.
+HAS_TRITON = torch.cuda.is_available() and find_spec("triton") is not None
+
+if HAS_TRITON:
+    from mg.backend import torch_gpu_kernels
+
 
 class TemporalConv(Function):
     """x `(b t p c)`, weight `(k c o)`, bias `(o)` to `(b t' p o)`; `table` says which frames each
@@ -24,9 +33,11 @@ class TemporalConv(Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...]):
         ctx.save_for_backward(x, weight)
-        ctx.runs = frame_runs(table, len(weight))
+        ctx.table = table
+        if _has_gpu_kernel(x):
+            return torch_gpu_kernels.temporal_conv(x, weight, bias, table)
         if x.dtype == torch.float32:
-            return _sum_of_products(x, weight, bias, ctx.runs, len(table) // len(weight))
+            return _sum_of_products(x, weight, bias, table)
         return F.linear(_side_by_side(x, table, len(weight)), weight.flatten(0, 1).t(), bias)
 
     @staticmethod
@@ -34,9 +45,12 @@ class TemporalConv(Function):
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
         dy = dy.contiguous()
+        if _has_gpu_kernel(x):
+            gradients = torch_gpu_kernels.temporal_conv_gradients(dy, x, weight, ctx.table)
+            return *gradients, dy.sum((0, 1, 2)), None
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         dweight = torch.zeros_like(weight, dtype=torch.float32)
-        for run in ctx.runs:
+        for run in frame_runs(ctx.table, len(weight)):
             product = _weight(weight, run).t()
             for number, rows in enumerate(_frames(dy, run.to, run)):
                 if dx is not None:
@@ -47,13 +61,16 @@ class TemporalConv(Function):
         return dx, dweight.to(weight.dtype), dy.sum((0, 1, 2)), None
 
 
-def _sum_of_products(
-    x: Tensor, weight: Tensor, bias: Tensor, runs: list[Run], num_frames: int
-) -> Tensor:
+def _has_gpu_kernel(x: Tensor) -> bool:
+    # In float32, Triton's products would be less exact, or slow.
+    return HAS_TRITON and x.is_cuda and x.dtype != torch.float32
+
+
+def _sum_of_products(x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...]) -> Tensor:
     """A matrix product for each run, added in place: nothing is copied."""
     b, _, p, _ = x.shape
-    y = x.new_empty(b, num_frames, p, len(bias)).copy_(bias)
-    for run in runs:
+    y = x.new_empty(b, len(table) // len(weight), p, len(bias)).copy_(bias)
+    for run in frame_runs(table, len(weight)):
         product = _weight(weight, run)
         for rows, frames in zip(_frames(y, run.to, run), _frames(x, run.of, run), strict=True):
             rows.addmm_(frames, product)
@@ -72,7 +89,16 @@ def frames_of(x: Tensor, table: tuple[int, ...]) -> Tensor:
     """The frames, along axis 1, that a table names, in its order."""
     if ZERO_FRAME in table:
         x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-    return x.index_select(1, torch.tensor(table, device=x.device) % x.shape[1])
+    indices = _indices_on_gpu if x.is_cuda else _indices
+    return x.index_select(1, indices(table, x.shape[1], x.device))
+
+
+def _indices(table: tuple[int, ...], num_frames: int, device: torch.device) -> Tensor:
+    return torch.tensor(table, device=device) % num_frames
+
+
+# Copied there once: a recording may not wait for a copy.
+_indices_on_gpu = functools.lru_cache(maxsize=256)(_indices)
 
 
 def _weight(weight: Tensor, run: Run) -> Tensor:
@@ -85,8 +111,8 @@ def _frames(x: Tensor, start: int, run: Run) -> list[Tensor]:
 
 
 class GroupNorm(Function):
-    """Group norm of x `(n c ...)`, and SiLU of it if asked for. Keeps x alone: for the gradient of
-    SiLU the norm is computed again."""
+    """Group norm of x `(n c ...)`, and SiLU of it if asked for, in float32. Keeps x alone: for the
+    gradient of SiLU the norm is computed again."""
 
     @staticmethod
     def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, groups: int, with_silu: bool):
@@ -111,10 +137,28 @@ class GroupNorm(Function):
         return *gradients, None, None
 
 
+class GroupNormOnGpu(Function):
+    """`GroupNorm` on a GPU, in the dtype of x; x is `(n p c)`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, groups: int, with_silu: bool):
+        y, mean, rstd = torch_gpu_kernels.group_norm(x, gamma, beta, groups, with_silu)
+        ctx.save_for_backward(x, mean, rstd, gamma, beta)
+        ctx.with_silu = with_silu
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, mean, rstd, gamma, beta = ctx.saved_tensors
+        gradients = torch_gpu_kernels.group_norm_gradients(
+            dy.contiguous(), x, mean, rstd, gamma, beta, ctx.with_silu
+        )
+        return *gradients, None, None
+
+
 def _group_norm(x: Tensor, gamma: Tensor, beta: Tensor, groups: int):
     """The group norm, and mean and 1 / standard deviation of each group, `(n g)`."""
-    if x.device.type != "cpu":
-        return torch.native_group_norm(x, gamma, beta, *_sizes(x), groups, EPSILON)
     # PyTorch's kernel takes the variance from the mean of squares, which cancels where the mean is
     # far from zero; less one position's mean, it is not.
     n, c = x.shape[:2]

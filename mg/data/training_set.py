@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 SPLITS, KINDS = ("train", "val", "test"), ("video", "photo")
 PIECE = 32  # frames; a start in the middle is then never far from a key frame
 PHOTO_SIDE = 2  # short side of a photograph, in short sides of a clip
+PANS = 2  # clips of a camera that glides over a photograph
+PAN_FPS = 24
 CRF = 12
 DULL = 6.0  # grey levels: mean deviation in a frame below which there is nothing to learn from
 
@@ -185,8 +188,8 @@ def _cut_video(
 
 
 def _cut_photo(output: Path, path: Path, place: Path, source: str, short_side: int) -> list[Row]:
-    """The whole photograph at a clip's size, and tiles of that size at `PHOTO_SIDE` times it: so
-    that a photograph counts for as much as the detail that it has."""
+    """The whole photograph at a clip's size, tiles of that size at `PHOTO_SIDE` times it, so that a
+    photograph counts for as much as the detail that it has, and clips that pan over it."""
     photo = read_frames(path, [0])[0]
     large = _shrink(photo, PHOTO_SIDE * short_side)
     side = short_side or min(photo.shape[:2])
@@ -203,7 +206,29 @@ def _cut_photo(output: Path, path: Path, place: Path, source: str, short_side: i
             with atomic_path(target) as temporary:
                 Image.fromarray(picture).save(temporary)
         listed.append(Row(target.relative_to(output).as_posix(), 1, source))
+    for number in range(PANS if max(large.shape[:2]) > side else 0):
+        target = place / f"{path.stem}_pan{number}.mp4"
+        if not target.exists():
+            rng = np.random.default_rng([number, *path.stem.encode()])
+            write_video(target, _pan(large, side // 2 * 2, rng), Fraction(PAN_FPS), crf=CRF)
+        listed.append(Row(target.relative_to(output).as_posix(), PIECE, source))
     return listed
+
+
+def _pan(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """What a camera sees that glides over a photograph, and may zoom: uint8 (PIECE side side 3)."""
+    height, width = photo.shape[:2]
+    largest = min(height, width)
+    first, last = rng.uniform(min(side, largest), largest, 2)
+    sides = np.geomspace(first, last, PIECE)  # of what it sees
+    start, end = rng.random((2, 2))
+    tops, lefts = np.linspace(start, end, PIECE).T * (np.array([[height], [width]]) - sides)
+    image = Image.fromarray(photo)
+    frames = [
+        image.resize((side, side), Image.Resampling.LANCZOS, box=(x, y, x + seen, y + seen))
+        for x, y, seen in zip(lefts, tops, sides, strict=True)
+    ]
+    return np.stack([np.asarray(frame) for frame in frames])
 
 
 def _shrink(frame: np.ndarray, short_side: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -73,6 +74,8 @@ class Trainer:
         self._batches = (
             chain([next(batches)], batches) if self.step < recipe.train_steps else batches
         )
+        self._reader, self._ahead = ThreadPoolExecutor(1), None
+        stack.callback(self._reader.shutdown)  # before the batches are closed
         self.run.begin(self.step)
         self._bar = stack.enter_context(
             tqdm(
@@ -180,10 +183,16 @@ class Trainer:
             with averaged or contextlib.nullcontext():
                 self._tae.save_checkpoint(self.run.weights)
 
+    def _read(self) -> Future[list[Batch]]:
+        """The next update's batches, taken from the workers while the network computes."""
+        count = self.recipe.gradient_accumulation_steps
+        return self._reader.submit(lambda: list(islice(self._batches, count)))
+
     def _next_batches(self) -> list[Batch]:
         """The batches of an update; files that turn out broken are logged once each."""
         count = self.recipe.gradient_accumulation_steps
-        batches = list(islice(self._batches, count))
+        batches = (self._ahead or self._read()).result()
+        self._ahead = self._read()
         for batch in batches:
             for name, reason in batch.broken.items():
                 if name not in self._broken:

@@ -100,16 +100,29 @@ def test_a_set_is_built_with_true_frame_counts_and_again_without_writing(small_s
     settings = TrainingSet(output_path=str(small_set / "set"), short_side=64)
     rows = build(settings, small_set)
     assert [(row.video, row.frames) for row in rows["train"]] == [
-        ("train/64/seen/seen_00000.mp4", PIECE)
+        ("train/64/seen/seen_00000.mp4", PIECE),
+        ("train/64/photo/photo_pan0.mp4", PIECE),
+        ("train/64/photo/photo_pan1.mp4", PIECE),
     ]
     assert [row.video for row in rows["test"]] == ["originals/unseen/unseen.mp4"]
     for row in [*rows["train_images"], *rows["test"]]:
         assert count_frames(small_set / "set" / row.video) == row.frames
     photos = [row for row in rows["train_images"] if row.source == "photo"]
-    assert len(photos) == 1 + 2 * 2  # 128 by 179 pixels in tiles of 64 and more, and the whole
+    assert (
+        len(photos) == 1 + 2 * 2 + 2
+    )  # the whole, 128 by 179 pixels in tiles of 64 and more, pans
     times = {path: path.stat().st_mtime_ns for path in (small_set / "set" / "train").rglob("*.*")}
     assert build(settings, small_set) == rows
     assert times == {path: path.stat().st_mtime_ns for path in times}
+
+
+def test_a_pan_moves_over_the_photograph_from_frame_to_frame(small_set):
+    build(TrainingSet(output_path=str(small_set / "set"), short_side=64), small_set)
+    for number in range(2):
+        pan = small_set / "set" / f"train/64/photo/photo_pan{number}.mp4"
+        frames = read_frames(pan, range(PIECE)).astype(float)
+        assert frames.shape == (PIECE, 64, 64, 3)
+        assert np.abs(np.diff(frames, axis=0)).mean((1, 2, 3)).min() > 3
 
 
 def test_black_pieces_are_left_out(small_set):
@@ -128,7 +141,7 @@ def test_extra_videos_that_show_test_footage_are_left_out(small_set, caplog):
     write_video(extra / "new.mp4", [np.roll(ground, n, 1) for n in range(40)], 25)
     settings = TrainingSet(output_path=str(small_set / "set"), extra_videos=str(extra))
     rows = build(settings, small_set)
-    assert {row.source for row in rows["train"]} == {"seen", "extra/new.mp4"}
+    assert {row.source for row in rows["train"]} == {"seen", "photo", "extra/new.mp4"}
     assert "renamed.webm: left out" in caplog.text
 
 

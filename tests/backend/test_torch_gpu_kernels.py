@@ -1,0 +1,83 @@
+"""The kernels for a GPU: there where there is one, else interpreted on the CPU."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+import torch.nn.functional as F  # noqa: E402
+
+from mg.backend import torch_gpu_kernels as kernels  # noqa: E402
+from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+"""Largest error, in units of the largest value."""
+DTYPES = list(TOLERANCE) if DEVICE == "cuda" else [torch.float32, torch.float16]
+
+
+@pytest.fixture
+def random(rng):
+    def draw(*shape):
+        values = torch.from_numpy(rng.standard_normal(shape))
+        return values.to(DEVICE).requires_grad_()
+
+    return draw
+
+
+def close(value, exact):
+    error = (value.double() - exact).abs().max()
+    return error <= TOLERANCE[value.dtype] * max(1, exact.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("with_silu", [False, True])
+@pytest.mark.parametrize("n, positions, channels, groups", [(2, 100, 32, 8), (3, 301, 48, 6)])
+def test_group_norm_and_its_gradients_are_those_of_float64(
+    random, dtype, with_silu, n, positions, channels, groups
+):
+    x, dy = random(n, positions, channels), random(n, positions, channels)
+    gamma, beta = random(channels), random(channels)
+    low = [(value + 3 * (value is x)).detach().to(dtype) for value in (x, dy)]
+    exact = [value.double().requires_grad_() for value in low]
+    y = F.group_norm(exact[0].transpose(1, 2), groups, gamma, beta, EPSILON).transpose(1, 2)
+    y = F.silu(y) if with_silu else y
+    gradients = torch.autograd.grad(y, (exact[0], gamma, beta), exact[1])
+    weights = [weight.detach().float() for weight in (gamma, beta)]
+    ours, *statistics = kernels.group_norm(low[0], *weights, groups, with_silu)
+    assert ours.dtype == dtype and close(ours, y)
+    found = kernels.group_norm_gradients(low[1], low[0], *statistics, *weights, with_silu)
+    assert [gradient.dtype for gradient in found] == [dtype, torch.float32, torch.float32]
+    assert all(map(close, found, gradients))
+
+
+def test_group_norm_keeps_its_digits_where_the_mean_is_large(random):
+    x = (random(1, 20000, 8) + 1000).detach().float()
+    ones, zeros = torch.ones(8, device=DEVICE), torch.zeros(8, device=DEVICE)
+    y, _, _ = kernels.group_norm(x, ones, zeros, 4, False)
+    exact = F.group_norm(x.double().transpose(1, 2), 4, eps=EPSILON).transpose(1, 2)
+    assert (y - exact).abs().max() < 1e-3  # x itself is rounded to 6e-5
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2}, {"upsample": 2}, {"padding": "zeros", "upsample": 2}, {"begins": False}],
+    ids=str,
+)
+def test_temporal_convolution_and_its_gradients_are_those_of_float64(random, dtype, options):
+    frames, taps = 5, 3
+    table = frame_table(frames, taps, **options)
+    x, weight = random(2, frames, 70, 24), random(taps, 24, 40)
+    dy, bias = random(2, len(table) // taps, 70, 40), random(40)
+    x, weight, dy, bias = ((value / 4).detach().to(dtype) for value in (x, weight, dy, bias))
+    exact = [value.double().requires_grad_() for value in (x, weight)]
+    read = torch.cat([exact[0], torch.zeros_like(exact[0][:, :1])], 1)  # ZERO_FRAME is the last
+    assert ZERO_FRAME == -1
+    read = read[:, list(table)].unflatten(1, (-1, taps))
+    y = torch.einsum("btkpc,kco->btpo", read, exact[1]) + bias.double()
+    gradients = torch.autograd.grad(y, exact, dy.double())
+    assert close(kernels.temporal_conv(x, weight, bias, table), y)
+    assert all(map(close, kernels.temporal_conv_gradients(dy, x, weight, table), gradients))
