@@ -21,7 +21,6 @@ from limits import ceiling, count
 from networks import of_diffusers, ours, plain
 
 from mg import backend
-from mg.memory import keep_freed_memory
 
 
 def main() -> None:
@@ -57,10 +56,8 @@ def build(conditions: dict) -> tuple[dict, dict]:
 def choose_device(target: str, *, tuned: bool) -> None:
     """Set the process up as our programs do, or else as frameworks have it."""
     if tuned:
-        keep_freed_memory()
-    if tuned or backend.name == "torch":
         backend.set_device(target)
-    elif target != "auto":
+    elif backend.name == "mindspore" and target != "auto":
         import mindspore
 
         mindspore.set_device(target)

@@ -25,7 +25,7 @@ class Contestant:
         compiled: by torch.compile, or in MindSpore's graph mode.
         way: "whole" clips, "tiled", or as a "stream".
         tuned: its process is set up as our programs are, and ours and the ceilings in any case: it
-            keeps freed memory (mg/memory.py), and MindSpore's threads rest while they wait.
+            keeps freed memory (PyTorch), or its threads rest while they wait (MindSpore).
     """
 
     label: str
@@ -92,10 +92,11 @@ class Process:
         missing = [module for module in modules if find_spec(module) is None]
         if missing:
             raise Failed(f"{missing[0]} is not installed")
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if conditions["device_target"] == "CPU" else {}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, str(WORKER), json.dumps(asdict(contestant) | conditions)],
-            env={**os.environ, "MG_BACKEND": contestant.framework},
+            env={**os.environ, "MG_BACKEND": contestant.framework, **hidden},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -29,8 +29,6 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-from mg.memory import keep_freed_memory
-
 FRAMEWORKS = ("mindspore", "torch")
 WAYS = ("both", "encode", "decode")
 
@@ -40,7 +38,6 @@ def main() -> None:
     if options.measure:
         from mg import backend
 
-        keep_freed_memory()
         backend.set_device("auto")
         print(json.dumps(MEASURES[options.what](options)))
         return

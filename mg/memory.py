@@ -11,8 +11,8 @@ def keep_freed_memory() -> None:
 
     The C library (glibc) returns each large array to the kernel when it is freed, and takes fresh
     pages for the next: for a network on the CPU, filling these takes about as long as the
-    arithmetic (docs/performance.md). The programs call this; a library should leave it to them.
-    Without glibc, it does nothing.
+    arithmetic (docs/performance.md). `mg.backend.set_device` calls this on PyTorch; MindSpore keeps
+    a pool of its own. Without glibc, it does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -25,7 +25,6 @@ MAY_ENTER = {
         "models",
         "backend",
         "ranks",
-        "memory",
     },
     "training": {"evaluation", "losses", "data", "models", "backend", "ranks", "interruption"},
     "inference": {
@@ -43,7 +42,7 @@ MAY_ENTER = {
     "latents": set(),
     "models": {"backend"},
     "ranks": {"backend"},
-    "backend": set(),
+    "backend": {"memory"},
     "files": set(),
     "interruption": set(),
     "memory": set(),

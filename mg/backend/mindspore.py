@@ -124,7 +124,8 @@ def _rest_while_waiting() -> None:
     if "MS_DEV_RUNTIME_CONF" not in os.environ:  # what a person sets there stands
         os.environ["MS_DEV_RUNTIME_CONF"] = "graph_pipeline:False"
         with _without_stdout():  # where MindSpore says what it reads there, once it computes
-            # A graph: where an operation comes first, the process may abort as it exits (2.8.0).
+            # A graph: where an operation comes first, MindSpore writes to memory that it has freed
+            # as the process exits (2.8.0).
             compile(ops.relu)(Tensor([0.0]))
         del os.environ["MS_DEV_RUNTIME_CONF"]
 

@@ -25,6 +25,7 @@ from mg.backend.torch_kernels import (
     channels_last,
     frames_of,
 )
+from mg.memory import keep_freed_memory
 
 __all__ = [
     "AdamW",
@@ -89,8 +90,8 @@ _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def set_device(target: str) -> None:
     """Use "CPU", "GPU" or "auto" (the GPU where there is one) from now on.
 
-    On a CPU, MindSpore lets threads that wait leave the cores to others from then on: a setting of
-    the whole process, for programs to make before they compute.
+    On a CPU it is a setting of the whole process, for programs to make before they compute: freed
+    memory stays with it (PyTorch), and threads that wait leave the cores to others (MindSpore).
 
     Raises:
         ValueError: PyTorch here has no such device.
@@ -102,6 +103,8 @@ def set_device(target: str) -> None:
     if devices[target] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device_target is 'GPU', but PyTorch finds no GPU here")
     _device = torch.device(devices[target])
+    if _device.type == "cpu":
+        keep_freed_memory()
 
 
 def dtype(name: str) -> torch.dtype:

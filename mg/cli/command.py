@@ -10,8 +10,6 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from mg.memory import keep_freed_memory
-
 BAD_INPUT = 2
 SOME_FAILED = 1
 INTERRUPTED = 130
@@ -47,7 +45,6 @@ def parse(parser: Parser, settings: type, args: list[str] | None):
 def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:
     """Run a command; a user's mistake becomes one line on stderr. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    keep_freed_memory()
     try:
         with _interruptible():
             return command(args) or 0
