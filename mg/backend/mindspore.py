@@ -24,7 +24,7 @@ from mindspore.common.api import _no_grad
 from mindspore.ops.primitive import constexpr
 
 from mg.backend import shared
-from mg.backend.mindspore_kernels import GroupNorm, reduce_sum
+from mg.backend.mindspore_kernels import GroupNorm, on_cpu, reduce_sum
 from mg.backend.shared import ZERO_FRAME, frame_table
 
 __all__ = [
@@ -118,7 +118,7 @@ def _rest_while_waiting() -> None:
     that never sleeps (2.8.0): on two cores, a step then takes twice as long. So here, operations
     run where they are called, and so do graphs.
     """
-    if ms.get_context("device_target") != "CPU":
+    if not on_cpu():
         return
     ms.runtime.launch_blocking()
     if "MS_DEV_RUNTIME_CONF" not in os.environ:  # what a person sets there stands
@@ -150,7 +150,7 @@ def _without_stdout() -> Iterator[None]:
 def dtype(name: str) -> ms.dtype.Type:
     if name not in _DTYPES:
         raise ValueError(f"dtype is {name!r}, expected one of {', '.join(_DTYPES)}")
-    if name != "fp32" and ms.get_context("device_target") == "CPU":
+    if name != "fp32" and on_cpu():
         raise ValueError(
             f"dtype is {name!r}, but MindSpore has no {name} convolution on the CPU: use fp32 "
             "there, or an Ascend device"
@@ -391,7 +391,7 @@ def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
         return option
     # Graph mode is faster, and compiles in seconds. But on a CPU, each convolution of a graph keeps
     # a workspace of its own (2.8.0), more than recomputation saves.
-    return not (saves_memory and ms.get_context("device_target") == "CPU")
+    return not (saves_memory and on_cpu())
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
@@ -500,11 +500,13 @@ class MovingAverage:
 
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
+    if on_cpu():  # where starting an operation costs the most
+        arrays = [to_numpy(tensor).ravel() for tensor in tensors]
+        return sum(float(np.vdot(array, array)) for array in arrays) ** 0.5
     sums = []
     for tensor in tensors:
-        # Row by row: over all axes at once takes several times as long on the CPU.
-        rows = tensor.reshape(tensor.shape[:1] + (-1,))
-        sums.append(reduce_sum(reduce_sum(rows * rows, -1)))
+        values = tensor.reshape(-1)
+        sums.append(reduce_sum(values * values))
     return float(reduce_sum(ops.stack(sums))) ** 0.5
 
 
@@ -514,9 +516,8 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
 def join_ranks() -> None:
     if not _is_rank() or _joined():
         return
-    on_cpu = ms.get_context("device_target") == "CPU"
     try:
-        communication.init("mccl" if on_cpu else "hccl")
+        communication.init("mccl" if on_cpu() else "hccl")
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(

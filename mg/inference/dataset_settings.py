@@ -36,9 +36,9 @@ class DatasetEncoding:
         use_tile: Encode tiles of 32 frames to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore and eager on PyTorch. Every size and length of video is
-            compiled anew.
+        compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
+            CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.
+            Every size and length of video is compiled anew.
     """
 
     ckpt_path: str

@@ -18,8 +18,9 @@ class OneFile:
         use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager, of a
-            network whose norm or attention spans the clip; any other streams layer by layer.
+        compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
+            CUDA graphs; False for eager. Of a network whose norm or attention spans the clip; any
+            other streams layer by layer.
     """
 
     source: str

@@ -35,9 +35,9 @@ class Recipe:
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         seed: Of initial weights, order, crops, lengths and sampled latents.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore or torch.compile on PyTorch, False for eager; by
-            default graph mode on MindSpore (with use_recompute not on a CPU, where it takes more
-            memory than that saves) and eager on PyTorch.
+        compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
+            CUDA graphs; False for eager; by default graph mode on MindSpore (with use_recompute not
+            on a CPU, where it takes more memory than that saves) and eager on PyTorch.
         jit_level: MindSpore's graph compilation level, O0 or O1.
         reconstruction_weight: Of the L1 loss.
         perceptual_weight: Of LPIPS; needs lpips_weights.

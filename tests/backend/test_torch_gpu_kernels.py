@@ -7,10 +7,14 @@ pytest.importorskip("triton")
 
 import torch.nn.functional as F  # noqa: E402
 
+from mg import backend  # noqa: E402
 from mg.backend import torch_gpu_kernels as kernels  # noqa: E402
 from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table  # noqa: E402
 
-pytestmark = pytest.mark.once
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(backend.name != "torch", reason="PyTorch's"),
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}

@@ -238,3 +238,11 @@ def test_the_global_norm_is_that_of_all_values_together(rng):
     for scale in (1, 100):  # another call: not the first one's values again
         tensors = [from_numpy(np.asarray(scale * array, np.float32)) for array in arrays]
         assert global_norm(tensors) == pytest.approx(scale * expected, rel=1e-5)
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason="MindSpore's way on an Ascend device")
+def test_the_global_norm_is_the_same_where_it_is_computed_on_the_device(rng, monkeypatch):
+    tensors = [from_numpy(rng.standard_normal(shape)) for shape in ((3, 4), (5,), ())]
+    expected = global_norm(tensors)
+    monkeypatch.setattr("mg.backend.mindspore.on_cpu", lambda: False)
+    assert global_norm(tensors) == pytest.approx(expected, rel=1e-5)

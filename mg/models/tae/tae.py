@@ -47,7 +47,7 @@ class TemporalAutoencoder(Module):
             softmax, latents and pixels are float32.
         use_recompute: in training, compute activations twice instead of keeping them.
         compile: compile `encode` and `decode` for each size of video: MindSpore's graph mode
-            (at `jit_level`), or `torch.compile`; None: on MindSpore only.
+            (at `jit_level`), `torch.compile`, or on a GPU CUDA graphs; None: on MindSpore only.
         seed: of the initial weights; the same on both frameworks.
 
     Raises:
