@@ -107,8 +107,14 @@ def _in_directory(output: Path) -> Iterator[None]:
             with lock_folder(output, shared=False, busy=busy):
                 for remains in output.glob(FOLDERS):
                     shutil.rmtree(remains)
-                for name in ("shard", "manifest", "bad"):
-                    for remains in output.glob(f".{name}-*.part.*"):
+                # The last of them safetensors writes, to rename it when all is written.
+                for name in (
+                    ".shard-*.part.*",
+                    ".manifest-*.part.*",
+                    ".bad-*.part.*",
+                    ".tmp??????",
+                ):
+                    for remains in output.glob(name):
                         remains.unlink()
             stack.enter_context(lock_folder(output, shared=True, busy=busy))
         ranks.gather(None)

@@ -110,6 +110,18 @@ def test_killed_at_any_moment_it_goes_on_and_nothing_is_lost_or_doubled(
     assert_as_uninterrupted(output, uninterrupted)
 
 
+def test_what_a_killed_run_left_half_written_is_cleared(
+    videos, checkpoint, uninterrupted, tmp_path
+):
+    output = tmp_path / "out"
+    shutil.copytree(uninterrupted, output)
+    for name in (".shard-1-ab.part.safetensors", ".manifest-ab.part.parquet", ".tmpAbC123"):
+        (output / name).write_bytes(b"half")
+    args = encode_flags(videos, output, checkpoint, **OPTIONS)
+    assert run_process(*COMMAND, *args, cwd=tmp_path).code == 1
+    assert_as_uninterrupted(output, uninterrupted)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_keeps_what_is_encoded(videos, checkpoint, uninterrupted, tmp_path, stop):
     output = tmp_path / "out"
