@@ -22,7 +22,7 @@ class Contestant:
         label: in tables.
         network: "ours", "plain", a class of diffusers, or what the race needs besides: "ceiling"
             of the machine, "count" of the network's operations.
-        compiled: by torch.compile, or in MindSpore's graph mode.
+        compiled: in MindSpore's graph mode, by torch.compile, or of ours on a GPU as CUDA graphs.
         way: "whole" clips, "tiled", or as a "stream".
         tuned: its process is set up as our programs are, and ours and the ceilings in any case: it
             keeps freed memory (PyTorch), or its threads rest while they wait (MindSpore).
