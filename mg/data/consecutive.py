@@ -8,9 +8,9 @@ from itertools import islice
 import numpy as np
 
 from mg.data.clip import check_clip_arguments
-from mg.data.opening import VideoError
+from mg.data.opening import VideoError, jpeg_fault, open_video
 from mg.data.pixels import to_rgb
-from mg.data.seeking import frames_from_start
+from mg.data.timing import Clock, missing
 from mg.data.transforms import resize_and_crop
 
 
@@ -35,8 +35,8 @@ def read_consecutive(
 
     Raises:
         FileNotFoundError: no such file.
-        VideoError: what is wrong with the file: it has no frame, or one of them is damaged. What
-            was given before is then not the video.
+        VideoError: what is wrong with the file: it has no frame, one of them is damaged, or its end
+            is missing. What was given before is then not the video.
         ValueError: an argument out of its range.
     """
     check_clip_arguments(num_frames, image_size, sample_stride)
@@ -50,12 +50,19 @@ def read_consecutive(
 
 
 def _frames(path: str | os.PathLike, image_size: int | None, stride: int) -> Generator[np.ndarray]:
-    size = None
-    with closing(frames_from_start(path)) as numbered:
-        for number, frame in numbered:
+    size, count = None, 0
+    with open_video(path) as (container, stream):
+        if fault := jpeg_fault(path, container, stream):
+            raise VideoError(f"{path}: {fault}")
+        clock = Clock(container, stream)
+        for frame in container.decode(stream):
             if frame.is_corrupt:
-                raise VideoError(f"{path}: frame number {number} is damaged")
+                raise VideoError(f"{path}: frame number {count} is damaged")
+            clock.next(frame)
             size = size or (frame.width, frame.height)
-            if number % stride == 0:
+            if count % stride == 0:
                 image = to_rgb(frame, size, path)
                 yield image if image_size is None else resize_and_crop(image, image_size)
+            count += 1
+        if count and (lost := missing(container, stream, clock)):
+            raise VideoError(f"{path}: its end is missing: {count} frames were read{lost}")

@@ -9,6 +9,7 @@ import av
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
+from PIL import Image
 
 MAX_PIXELS = 8192 * 8192  # of one frame; twice 8K video. A header may claim any size.
 
@@ -73,3 +74,16 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
     except IndexError as error:
         # PyAV's, at the end of a file in which streams turn up that its beginning did not tell of.
         raise VideoError(f"{path}: its streams change on the way") from error
+
+
+def jpeg_fault(path: str | os.PathLike, container: InputContainer, stream: VideoStream) -> str:
+    """What is wrong with a JPEG image, or "": FFmpeg fills in what is cut off, in silence."""
+    is_image = container.format.name in ("image2", "jpeg_pipe")
+    if not is_image or stream.codec_context.name != "mjpeg":
+        return ""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except OSError as error:
+        return str(error)
+    return ""

@@ -17,8 +17,13 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
 
     Values are rounded to the nearest level and clipped, so every level survives
     `to_uint8(to_float(frames))`.
+
+    Raises:
+        ValueError: a value is NaN or infinite, as a network's whose weights are ruined.
     """
     levels = np.rint((np.asarray(video, np.float32) + 1.0) * 127.5)
+    if not np.isfinite(levels).all():
+        raise ValueError("the video holds NaN or infinite values")
     frames = np.clip(levels, 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(frames, -4, -1))
 

@@ -44,9 +44,14 @@ class ReportWriter:
     Args:
         path: of the page.
         budget: bytes of video that the page may hold.
+
+    Raises:
+        IsADirectoryError: there is a folder of this name.
     """
 
     def __init__(self, path: str | os.PathLike, *, budget: int = BUDGET):
+        if Path(path).is_dir():
+            raise IsADirectoryError(f"{path}: is a folder, expected the name of a page to write")
         self.videos: list[ReportVideo] = []
         self._path, self._budget = Path(path).absolute(), budget
         self._recorded = 0

@@ -1,6 +1,7 @@
 """Encode the videos of a data set, once each, however often and wherever it is interrupted."""
 
 import csv
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,9 +17,11 @@ from mg.inference.exchange import FOLDERS, Exchange
 from mg.inference.sources import Failure, find_sources
 from mg.latents.encoding import Encoding
 from mg.latents.inventory import read_inventory
-from mg.latents.manifest import write_manifest
+from mg.latents.manifest import read_manifest, write_manifest
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
     whole or absent and say what they hold (see `mg.latents.shards`), so a kill loses nothing but
     the latents that waited for their shard.
 
-    A video that cannot be encoded is listed in `bad.csv`, and the rest goes on.
+    A video of this CSV that cannot be encoded is listed in `bad.csv`, and the rest goes on.
 
     Raises:
         ValueError, OSError: something is wrong with settings, data set, checkpoint or directory;
@@ -85,9 +88,25 @@ def _write_tables(output: Path, encoding: Encoding, failed: list[Failure]) -> in
     with atomic_path(output / "bad.csv") as temporary:
         _write_failures(temporary, failed)
     rows = read_inventory(output, encoding).rows()
+    lost = sorted(_listed(output) - {row.file for row in rows})
+    if lost:
+        logger.warning(
+            "%s: %d videos, %s for one, were encoded, but their shards are gone: encode them again",
+            output,
+            len(lost),
+            lost[0],
+        )
     if rows:
         write_manifest(output, rows, encoding)
     return len(rows)
+
+
+def _listed(output: Path) -> set[str]:
+    """The files of the manifest that is there."""
+    try:
+        return {*read_manifest(output)[0]["file"].to_pylist()}
+    except (FileNotFoundError, ValueError):
+        return set()
 
 
 def _write_failures(path: Path, failed: list[Failure]) -> None:

@@ -90,7 +90,10 @@ def check_size(path: str, frames: np.ndarray, tae: TemporalAutoencoder) -> tuple
 
 
 def check_apart(target: str, *sources: str) -> None:
-    """Raise a ValueError if writing `target` would replace one of the files that are read."""
+    """Raise a ValueError if `target` is one of the other files of a command."""
     for source in sources:
-        if Path(target).exists() and Path(source).exists() and os.path.samefile(target, source):
-            raise ValueError(f"{target}: is the input {source} itself, expected another output")
+        exist = Path(target).exists() and Path(source).exists()
+        if os.path.realpath(target) == os.path.realpath(source) or (
+            exist and os.path.samefile(target, source)
+        ):
+            raise ValueError(f"{target}: is {source} itself, expected another file")

@@ -37,14 +37,17 @@ def write_csv(path, names, column="video"):
     return path
 
 
-def write_moving(path, codec, pix_fmt="yuv420p", options=None, num_frames=50, times=None):
+def write_moving(
+    path, codec, pix_fmt="yuv420p", options=None, num_frames=50, times=None, muxer=None
+):
     """Write a moving picture of 64 x 48 with a lossy codec, every frame unlike the others.
 
-    `times` are the frames' presentation times in milliseconds, for a variable frame rate.
+    `times` are the frames' presentation times in milliseconds, for a variable frame rate;
+    `muxer`, its options.
     """
     rng = np.random.default_rng(0)
     ground = rng.integers(0, 256, (24, 24, 3), np.uint8).repeat(4, 0).repeat(4, 1)
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         if times is not None:

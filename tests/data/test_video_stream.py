@@ -271,6 +271,14 @@ def test_a_cut_file_gives_the_frames_it_has_and_one_warning(tmp_path, caplog, na
     assert np.array_equal(frames[:sound], read_frames(whole, range(sound)))
 
 
+def test_a_cut_photograph_is_shown_with_one_warning(tmp_path, rng, caplog):
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:2000])
+    assert sum(len(chunk.frames) for chunk in read_chunks(tmp_path / "cut.jpg", 4)) == 1
+    (record,) = caplog.records
+    assert "damaged (1x image file is truncated" in record.getMessage()
+
+
 def test_damage_in_the_middle_costs_only_what_it_hits(tmp_path, rng, caplog):
     frames = rng.integers(0, 256, (30, 32, 48, 3), np.uint8)
     write_losslessly(tmp_path / "a.mov", frames, "png", "rgb24")

@@ -273,6 +273,20 @@ def test_a_lost_shard_is_encoded_anew(encode):
     assert sorted(keys_of(output)) == sorted(keys_of(whole))
 
 
+@once
+def test_a_lost_shard_of_videos_that_are_not_asked_for_is_told(encode, videos, tmp_path, caplog):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    output = encode(videos=folder)
+    files = {row["file"] for row in rows_of(output)}
+    for path in shard_paths(output):
+        path.unlink()
+    write_index(folder, ["a.mp4"])
+    encode(videos=folder)
+    assert {row["file"] for row in rows_of(output)} == {"a.mp4"}
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(f"{len(files) - 1} videos, " in line and "shards are gone" in line for line in said)
+
+
 # What is wrong
 
 

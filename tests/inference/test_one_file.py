@@ -206,9 +206,11 @@ def test_a_report_that_cannot_be_made_leaves_no_video(tmp_path, checkpoint, caps
     source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video(source, waves(3, 16, 24), 10)
     for options, message in (
-        ({"report": source}, "is the input"),
+        ({"report": source}, "itself, expected"),
         ({"report": tmp_path / "r.html", "measure": False}, "the report shows PSNR and SSIM"),
         ({"report": source / "r.html"}, "File exists"),
+        ({"report": target}, "itself, expected"),
+        ({"report": tmp_path}, "is a folder"),
     ):
         outcome = run(main, command("reconstruct", source, target, checkpoint, **options), capsys)
         assert (outcome.code, len(outcome.err)) == (2, 1), outcome
@@ -242,6 +244,21 @@ def test_images_come_as_images_or_as_videos_of_one_frame(tmp_path, checkpoint, c
     assert_done(command("encode", tmp_path / "in.png", latents, checkpoint), capsys)
     assert_done(command("decode", latents, tmp_path / "b.png", checkpoint), capsys)
     assert np.array_equal(frames_of(tmp_path / "b.png"), frames_of(tmp_path / "a.png"))
+
+
+def test_frames_that_are_no_numbers_are_an_error_and_no_video(tmp_path, checkpoint, capsys):
+    tae = TemporalAutoencoder(checkpoint)
+    bias = backend.named_parameters(tae)["decoder.conv_out.conv_spat.bias"]
+    backend.assign(bias, np.full(bias.shape, np.nan, np.float32))
+    tae.save_checkpoint(tmp_path / "nan.safetensors")
+    write_video(tmp_path / "in.mp4", waves(0), 25)
+    args = command(
+        "reconstruct", tmp_path / "in.mp4", tmp_path / "o.mp4", tmp_path / "nan.safetensors"
+    )
+    outcome = run(main, args, capsys)
+    assert outcome.code == 2
+    assert outcome.err[-1] == "error: the video holds NaN or infinite values"
+    assert not (tmp_path / "o.mp4").exists()
 
 
 @pytest.mark.once
@@ -300,9 +317,9 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
             assert outcome.code == 2, outcome
             assert message in outcome.err[-1]
     refused = [
-        (command("reconstruct", video, video, checkpoint), "is the input"),
-        (command("reconstruct", video, tmp_path / "link.mp4", checkpoint), "is the input"),
-        (command("reconstruct", video, checkpoint, checkpoint), "is the input"),
+        (command("reconstruct", video, video, checkpoint), "itself, expected"),
+        (command("reconstruct", video, tmp_path / "link.mp4", checkpoint), "itself, expected"),
+        (command("reconstruct", video, checkpoint, checkpoint), "itself, expected"),
         (command("reconstruct", video, tmp_path / "folder", checkpoint), "is a folder"),
         (command("reconstruct", video, tmp_path / "out.xyz", checkpoint), "'.xyz'"),
         (
@@ -312,7 +329,7 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
         (command("reconstruct", video, tmp_path / "o.mp4", checkpoint, crf=-1), "crf is -1"),
         (command("reconstruct", video, tmp_path / "o.mp4", tmp_path / "no.safetensors"), "no such"),
         (command("encode", video, tmp_path / "out.mp4", checkpoint), "named *.safetensors"),
-        (command("encode", video, checkpoint, checkpoint), "is the input"),
+        (command("encode", video, checkpoint, checkpoint), "itself, expected"),
         (command("encode", video, tmp_path / "d.safetensors", checkpoint), "is a folder"),
         (command("decode", video, tmp_path / "out.mp4", checkpoint), "not a whole safetensors"),
         (command("decode", checkpoint, tmp_path / "out.mp4", checkpoint), "not a whole latent"),

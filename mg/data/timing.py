@@ -1,0 +1,88 @@
+"""When the frames of a video are shown, and whether all that its header promises have come."""
+
+import re
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from mg.data.video_file import stream_fps
+
+_MATROSKA_DURATION = re.compile(r"([0-9]{1,4}):([0-9]{2}):([0-9]{2}\.[0-9]{1,9})")
+_LONGEST_PAUSE = 86_400  # seconds between two frames; a time that is further off is a mistake
+
+
+class Clock:
+    """Gives each frame the time at which it is shown, in seconds from the file's start.
+
+    Attributes:
+        start, end: from when to when the frames so far are shown.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream):
+        assert stream.time_base is not None
+        self._unit = stream.time_base
+        self.interval = 1 / stream_fps(stream)
+        # Times are stored as whole units. What is no further off than that is taken for regular,
+        # so that a constant rate stays one in another unit.
+        self._tolerance = min(self._unit, self.interval / 4)
+        # AVI stores no time but that of decoding, whose order is not that of showing.
+        self._shows_as_decoded = container.format.name == "avi"
+        self._first_unit = stream.start_time
+        self._origin = Fraction(container.start_time or 0, av.time_base)
+        self._count = 0
+        self.start = self.end = self._latest = Fraction(0)
+
+    def next(self, frame: av.VideoFrame) -> Fraction:
+        stored = self._stored(frame)
+        if self._count == 0:
+            time = Fraction(0) if stored is None or abs(stored) <= self._tolerance else stored
+            self.start = time
+        else:
+            regular = self.start + self._count * self.interval
+            time = stored if stored is not None else self._latest + self.interval
+            if abs(time - regular) <= self._tolerance:
+                time = regular
+            if not self._latest < time < self._latest + _LONGEST_PAUSE:
+                time = self._latest + self.interval
+        self._count += 1
+        self._latest = time
+        lasts = (getattr(frame, "duration", 0) or 0) * self._unit  # PyAV 14.0 does not tell
+        self.end = time + max(lasts, self.interval)
+        return time
+
+    def _stored(self, frame: av.VideoFrame) -> Fraction | None:
+        """Seconds from the file's start, as the file has them."""
+        units = frame.pts
+        if self._shows_as_decoded:
+            # The decoder gives the first frame when later ones are in already.
+            units = frame.dts
+            if self._count == 0:
+                self._delay = 0 if units is None else units - (self._first_unit or 0)
+            units = None if units is None else units - self._delay
+        return None if units is None else units * self._unit - self._origin
+
+
+def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str:
+    """What was promised and did not come, in words; nothing if it is little."""
+    promised, is_streams = promised_seconds(container, stream)
+    got = clock.end - clock.start
+    # The header of the whole file may speak of sound that goes on after the pictures.
+    tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)
+    if promised - got <= tolerance:
+        return ""
+    return f", to second {float(got):.2f} of {float(promised):.2f}"
+
+
+def promised_seconds(container: InputContainer, stream: VideoStream) -> tuple[Fraction, bool]:
+    """The length that the header promises, or 0; and whether it speaks of the video stream."""
+    if container.format.name == "avi" and stream.frames:  # its duration is estimated
+        return stream.frames / stream_fps(stream), True
+    if stream.duration is not None and stream.time_base is not None:
+        return stream.duration * stream.time_base, True
+    tag = _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag is not None:
+        hours, minutes, seconds = map(Fraction, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds, True
+    return Fraction(container.duration or 0, av.time_base), False
