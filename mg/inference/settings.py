@@ -13,14 +13,16 @@ class OneFile:
         target: File to write; its suffix chooses the format.
         ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt; by default "small", the
             weights in the box. Decoding takes one of the config that the latents were made with.
-        chunk_frames: Frames that go through the network at a time: more is faster, fewer take less
-            memory.
+        chunk_frames: Frames that are read, or decoded, at a time. The network takes them in pieces
+            of its own size, unless its norm or attention spans the clip.
         use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
-        compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
-            CUDA graphs; False for eager. Of a network whose norm or attention spans the clip; any
-            other streams layer by layer.
+        compile: Of a network that streams, True lets MindSpore compile the steps of small frames,
+            once a size has come eight times; PyTorch has nothing to compile. Of one whose norm or
+            attention spans the clip, True compiles each tile: graph mode on MindSpore, on PyTorch
+            torch.compile or, on a GPU, CUDA graphs. False for eager; by default the same as True on
+            MindSpore, and as False on PyTorch.
     """
 
     source: str

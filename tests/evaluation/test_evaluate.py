@@ -57,7 +57,7 @@ def evaluate_flags(checkpoint, folder, output, **changes):
 
 @pytest.fixture(scope="package")
 def evaluated(videos, checkpoint, tmp_path_factory):
-    """What the seed's command writes for these videos, as by default."""
+    """What the README's command writes for these videos, as by default."""
     output = tmp_path_factory.mktemp("out") / "samples" / "recons"
     assert command.main(evaluate_flags(checkpoint, videos, output)) == 0
     return output
