@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,3 +95,11 @@ def _read_count(where: str, text: str | None) -> int | None:
             f"{where}: '{text}' in column '{FRAMES_COLUMN}', expected a whole number above 0"
         )
     return int(text)
+
+
+def write_rows(path: Path, columns: type, rows: Iterable[tuple]) -> None:
+    """Write a CSV file of named tuples, of the class `columns`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns._fields)
+        writer.writerows(rows)

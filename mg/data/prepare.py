@@ -1,9 +1,8 @@
 """Make the CSV files of a folder of videos: train, validation and test, and what is bad."""
 
-import csv
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mg.data.index import write_rows
 from mg.data.opening import VideoError, open_video
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
@@ -144,8 +144,8 @@ def prepare(preparation: Preparation) -> Summary:
     with ExitStack() as stack:  # renamed only when all are written
         for name, members in split._asdict().items():
             chosen = [video for video in videos if video.video in members]
-            _write(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
-        _write(stack.enter_context(atomic_path(out / "bad.csv")), Bad, bad)
+            write_rows(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
+        write_rows(stack.enter_context(atomic_path(out / "bad.csv")), Bad, bad)
     return Summary(
         **{name: len(members) for name, members in split._asdict().items()},
         bad=len(bad),
@@ -260,10 +260,3 @@ def _check_writable(folder: Path) -> None:
         raise OSError(f"{place}: not a folder, where {folder} is to be written")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OSError(f"{place}: cannot be written, where {folder} is to be")
-
-
-def _write(path: Path, columns: type, rows: Iterable[tuple]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns._fields)
-        writer.writerows(rows)

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mg.data.footage import shows_the_same, signature
+from mg.data.index import write_rows
 from mg.data.opening import VideoError
 from mg.data.packages import REGISTRIES, Package, download, extract
 from mg.data.prepare import find_videos
@@ -134,9 +135,9 @@ def build(settings: TrainingSet, tables: Path) -> dict[str, list[Row]]:
     rows["train"] = [row for row in rows["train_images"] if row.frames > 1]
     with ExitStack() as stack:  # renamed only when all are written
         for name, members in rows.items():
-            _write(stack.enter_context(atomic_path(output / f"{name}.csv")), Row, members)
+            write_rows(stack.enter_context(atomic_path(output / f"{name}.csv")), Row, members)
         sources = stack.enter_context(atomic_path(output / "SOURCES.csv"))
-        _write(sources, Clip, clips)
+        write_rows(sources, Clip, clips)
     return rows
 
 
@@ -269,10 +270,3 @@ def _rows(path: Path, columns: type) -> Iterator[dict[str, str]]:
         if reader.fieldnames != [*columns._fields]:
             raise ValueError(f"{path}: expected the columns {', '.join(columns._fields)}")
         yield from reader
-
-
-def _write(path: Path, columns: type, rows: Iterable[tuple]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns._fields)
-        writer.writerows(rows)

@@ -1,6 +1,5 @@
 """Encode the videos of a data set, once each, however often and wherever it is interrupted."""
 
-import csv
 import logging
 import shutil
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mg import backend, ranks
-from mg.data import read_index
+from mg.data.index import read_index, write_rows
 from mg.files import atomic_path, lock_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
@@ -86,7 +85,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
 def _write_tables(output: Path, encoding: Encoding, failed: list[Failure]) -> int:
     """Write bad.csv, and the manifest of all processes' shards; gives its number of rows."""
     with atomic_path(output / "bad.csv") as temporary:
-        _write_failures(temporary, failed)
+        write_rows(temporary, Failure, failed)
     rows = read_inventory(output, encoding).rows()
     lost = sorted(_listed(output) - {row.file for row in rows})
     if lost:
@@ -107,13 +106,6 @@ def _listed(output: Path) -> set[str]:
         return {*read_manifest(output)[0]["file"].to_pylist()}
     except (FileNotFoundError, ValueError):
         return set()
-
-
-def _write_failures(path: Path, failed: list[Failure]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Failure._fields)
-        writer.writerows(failed)
 
 
 @contextmanager

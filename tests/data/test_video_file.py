@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg.data import VideoError, count_frames, read_fps, read_frames, write_video
+from mg.data import VideoError, count_frames, opening, read_fps, read_frames, write_video
 
 from .sample_videos import write_losslessly
 
@@ -175,6 +175,19 @@ def test_what_is_wrong_with_a_file_is_one_line_that_names_it(tmp_path, content, 
         assert str(caught.value).startswith(f"{path}: ")
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_frames_that_grow_beyond_the_limit_on_the_way_are_refused(tmp_path, rng, monkeypatch):
+    content = b""
+    for size in (64, 640):
+        frames = rng.integers(0, 256, (3, size, size, 3), np.uint8)
+        write_losslessly(tmp_path / "a.h264", frames, "libx264", "yuv420p")
+        content += (tmp_path / "a.h264").read_bytes()
+    (tmp_path / "both.h264").write_bytes(content)
+    assert count_frames(tmp_path / "both.h264") == 6
+    monkeypatch.setattr(opening, "MAX_PIXELS", 100 * 100)
+    with pytest.raises(VideoError, match="both.h264: cannot be read"):
+        count_frames(tmp_path / "both.h264")
 
 
 def test_half_a_file_a_folder_and_a_missing_file_are_named(tmp_path, rng):
