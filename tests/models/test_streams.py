@@ -1,5 +1,6 @@
 """Streams: a video in any pieces gives what it gives as a whole."""
 
+import copy
 import logging
 
 import numpy as np
@@ -11,7 +12,7 @@ from mg.models.tae import layers
 from mg.models.tae.piecewise import STAGE_FRAMES
 from mg.models.tae.tae import Tiling
 
-from .random_network import random_network, random_video
+from .random_network import random_network, random_video, randomise
 
 SHALLOW = {"ch_mult": [1, 2], "attention_window": 3}
 CLIP = {"norm_scope": "clip", "attention_window": None}
@@ -188,6 +189,17 @@ def test_after_streams_the_whole_is_compiled_as_before():
     x = joined(compiled.decode_stream([z], 30))
     np.testing.assert_allclose(to_numpy(compiled.encode(video, False)[0]), z, atol=1e-5)
     np.testing.assert_allclose(to_numpy(compiled.decode(z, 30)), x, atol=1e-5)
+
+
+@pytest.mark.usefixtures("compiled_soon")
+@pytest.mark.parametrize("compile", [False, None])
+def test_a_copy_of_a_network_computes_with_its_own_weights(compile):
+    copied = randomise(copy.deepcopy(random_network(SHALLOW, compile=compile)), seed=1)
+    video = random_video(1, 3, 30, 4, 4)
+    expected = to_numpy(random_network(SHALLOW, seed=1).encode(video, False)[0])
+    np.testing.assert_allclose(to_numpy(copied.encode(video, False)[0]), expected, atol=1e-5)
+    z = joined([z for z, _, _ in copied.encode_stream([video], sample=False)])
+    np.testing.assert_allclose(z, expected, atol=1e-5)
 
 
 def test_tiles_in_space_stream_as_they_are_computed_whole(shallow):

@@ -103,15 +103,27 @@ class TemporalAutoencoder(Module):
 
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
+        self._compiles, self._jit_level = backend.compiles(compile), jit_level
+        self._make_functions()
+
+    def _make_functions(self):
+        """What `encode`, `decode` and streams call: functions of this network's weights."""
         self._encode_tile, self._decode_tile = self.moments, self.pixels
         self._encoder_rows, self._decoder_rows = [], []
         if self.streams_exactly:
             self._encoder_rows, self._decoder_rows = self.encoder.rows(), self.decoder.rows()
-        if backend.compiles(compile):
-            self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
-            self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
+        if self._compiles:
+            level = self._jit_level
+            self._encode_tile = backend.compile(self.moments, jit_level=level)
+            self._decode_tile = backend.compile(self.pixels, jit_level=level)
             for row in (*self._encoder_rows, *self._decoder_rows):
-                row.compile(lambda step: backend.compile_recurring(step, jit_level=jit_level))
+                row.compile(lambda step: backend.compile_recurring(step, jit_level=level))
+
+    def __setstate__(self, state):
+        """Become a copy, whose compiled functions must not be the original's, of its weights."""
+        super().__setstate__(state)
+        if self._compiles:
+            self._make_functions()
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
