@@ -245,3 +245,15 @@ def test_an_empty_stream_and_pieces_that_do_not_fit_are_errors(shallow):
         list(shallow.encode_stream(sizes))
     with pytest.raises(ValueError, match="NaN or infinite"):
         list(shallow.decode_stream([np.full((1, 4, 1, 2, 2), np.nan, np.float32)]))
+
+
+@pytest.mark.once
+def test_a_stream_that_has_ended_takes_no_further_clip(shallow):
+    video, z = random_video(1, 3, 3, 4, 4), random_video(1, 4, 2, 2, 2)
+    for stream, piece in ((shallow.encoder_stream(), video), (shallow.decoder_stream(), z)):
+        stream.feed(piece)
+        stream.flush()
+        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+            stream.flush()
+        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+            stream.feed(piece)

@@ -48,6 +48,7 @@ class EncodeStream:
     ):
         self._check, self._open, self._draw = check, open_stream, draw
         self._sizes: tuple[int, ...] | None = None
+        self._ended = False
 
     def feed(self, x: Tensor) -> list[Latents]:
         """Take the next frames.
@@ -60,20 +61,21 @@ class EncodeStream:
             in pieces; none, as a rule, for the first frames.
 
         Raises:
-            ValueError: as `encode`, or a piece of another size.
+            ValueError: as `encode`, a piece of another size, or one after `flush`.
         """
         return list(self.take(x))
 
     def flush(self) -> list[Latents]:
-        """The video has ended: gives the latents that are left.
+        """The video has ended, and with it the stream: gives the latents that are left.
 
         Raises:
-            ValueError: no frame was fed.
+            ValueError: no frame was fed, or the stream has ended before.
         """
         return list(self.end())
 
     def take(self, x: Tensor) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
+        _check_open(self._ended)
         x = self._check(x)
         sizes = (*x.shape[:2], *x.shape[3:])
         if self._sizes is None:
@@ -85,8 +87,10 @@ class EncodeStream:
 
     def end(self) -> Iterator[Latents]:
         """`flush`, one piece at a time."""
+        _check_open(self._ended)
         if self._sizes is None:
             raise ValueError("the video holds no frame")
+        self._ended = True
         for moments in self._stream.flush():
             yield self._draw(moments)
 
@@ -114,6 +118,7 @@ class DecodeStream:
         self._num_frames, self._target_size = num_target_frames, target_size
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
+        self._ended = False
 
     def feed(self, z: Tensor) -> list[Tensor]:
         """Take the next latents.
@@ -125,20 +130,22 @@ class DecodeStream:
             The frames that can be computed, `(b c t' 8h 8w)` in pieces, cut to `target_size`.
 
         Raises:
-            ValueError: as `decode`, or a piece of another size.
+            ValueError: as `decode`, a piece of another size, or one after `flush`.
         """
         return list(self.take(z))
 
     def flush(self) -> list[Tensor]:
-        """The latents have ended: gives the frames that are left.
+        """The latents have ended, and with them the stream: gives the frames that are left.
 
         Raises:
-            ValueError: no latents were fed, or they hold fewer than `num_target_frames`.
+            ValueError: no latents were fed, they hold fewer than `num_target_frames`, or the
+                stream has ended before.
         """
         return list(self.end())
 
     def take(self, z: Tensor) -> Iterator[Tensor]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
+        _check_open(self._ended)
         z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
@@ -152,11 +159,13 @@ class DecodeStream:
 
     def end(self) -> Iterator[Tensor]:
         """`flush`, one piece at a time."""
+        _check_open(self._ended)
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
         holds = self._fed * self._compression
         if self._num_frames is not None and not 1 <= self._num_frames <= holds:
             raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
+        self._ended = True
         for x in self._stream.flush():
             yield from self._cut(x)
 
@@ -168,6 +177,11 @@ class DecodeStream:
         if wanted > 0:
             self._given += wanted
             yield x[:, :, :wanted, :rows, :columns]
+
+
+def _check_open(ended: bool) -> None:
+    if ended:
+        raise ValueError("the stream has ended, expected a new one for another clip")
 
 
 def _check_sizes(sizes: tuple[int, ...], first: tuple[int, ...]) -> None:
