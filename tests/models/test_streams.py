@@ -240,9 +240,12 @@ def test_an_empty_stream_and_pieces_that_do_not_fit_are_errors(shallow):
         list(shallow.encode_stream([]))
     with pytest.raises(ValueError, match="there are no latents to decode"):
         list(shallow.decode_stream([]))
-    sizes = [random_video(1, 3, 2, 8, width) for width in (8, 16)]
-    with pytest.raises(ValueError, match=r"a piece of .* \(1, 3, 8, 16\), expected \(1, 3, 8, 8\)"):
+    sizes = [random_video(1, 3, 2, 8, width) for width in (7, 8)]  # which take the same latents
+    with pytest.raises(ValueError, match=r"a piece of .* \(1, 3, 8, 8\), expected \(1, 3, 8, 7\)"):
         list(shallow.encode_stream(sizes))
+    for num_frames in (0, -1):
+        with pytest.raises(ValueError, match=f"num_target_frames is {num_frames}, expected"):
+            shallow.decoder_stream(num_frames)
     with pytest.raises(ValueError, match="NaN or infinite"):
         list(shallow.decode_stream([np.full((1, 4, 1, 2, 2), np.nan, np.float32)]))
 

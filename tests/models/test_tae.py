@@ -330,17 +330,36 @@ def test_latents_of_another_shape_are_an_error(initial, shape):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({"num_target_frames": 0}, "0 frames asked of latents that hold 1 to 16"),
+        ({"num_target_frames": 0}, "num_target_frames is 0, expected a whole number from 1"),
+        ({"num_target_frames": "3"}, "num_target_frames is '3', expected a whole number from 1"),
+        ({"num_target_frames": 1.5}, "num_target_frames is 1.5, expected a whole number from 1"),
         ({"num_target_frames": 17}, "17 frames asked of latents that hold 1 to 16"),
         ({"target_size": (9, 8)}, "9 rows asked of latents that hold 1 to 8"),
         ({"target_size": (8, 17)}, "17 columns asked of latents that hold 1 to 16"),
-        ({"target_size": (-1, 8)}, "-1 rows asked of latents that hold 1 to 8"),
+        ({"target_size": (-1, 8)}, r"target_size is \(-1, 8\), expected \(height, width\)"),
+        ({"target_size": (1, 2, 3)}, r"target_size is \(1, 2, 3\), expected \(height, width\)"),
+        ({"target_size": 16}, r"target_size is 16, expected \(height, width\)"),
     ],
     ids=str,
 )
 def test_a_target_beyond_the_latents_is_an_error(initial, target, message):
+    z = np.zeros((1, 4, 2, 1, 2), np.float32)
     with pytest.raises(ValueError, match=message):
-        initial.decode(np.zeros((1, 4, 2, 1, 2), np.float32), **target)
+        initial.decode(z, **target)
+    with pytest.raises(ValueError, match=message):
+        list(initial.decode_stream([z], **target))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("seed", [-1, 0.5, "0"])
+def test_a_seed_that_is_no_whole_number_is_an_error(initial, seed):
+    message = f"seed is {seed!r}, expected a whole number from 0"
+    with pytest.raises(ValueError, match=message):
+        initial.encode(VIDEO, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        initial.encoder_stream(seed=seed)
+    with pytest.raises(ValueError, match=message):
+        tiny_network(seed=seed)
 
 
 @pytest.mark.skipif(backend.name != "mindspore", reason="a mode of MindSpore")

@@ -6,8 +6,10 @@ Axes: b batch, c channels, z latent channels, t frames, h height, w width.
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
+
 from mg.backend import Tensor
-from mg.models.tae.values import check_target
+from mg.models.tae.values import check_holds, check_target
 
 Latents = tuple[Tensor, Tensor, Tensor]
 """(z, mean, logvar), each `(b z t h/8 w/8)`."""
@@ -76,11 +78,12 @@ class EncodeStream:
     def take(self, x: Tensor) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
         _check_open(self._ended)
+        shape = np.shape(x)
         x = self._check(x)
-        sizes = (*x.shape[:2], *x.shape[3:])
+        sizes = (*shape[:2], *shape[3:])  # before they are extended
         if self._sizes is None:
             self._sizes = sizes
-            self._stream = self._open(*sizes[2:])
+            self._stream = self._open(*x.shape[3:])
         _check_sizes(sizes, self._sizes)
         for moments in self._stream.feed(x):
             yield self._draw(moments)
@@ -104,6 +107,9 @@ class DecodeStream:
         open_stream: of the latents' height and width, gives videos for latents.
         compression: frames to a latent frame, rows and columns to one of it.
         num_target_frames, target_size: as in `decode`.
+
+    Raises:
+        ValueError: a target that is no size.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class DecodeStream:
         num_target_frames: int | None,
         target_size: tuple[int, int] | None,
     ):
+        check_target(num_target_frames, target_size)
         self._check, self._open, self._compression = check, open_stream, compression
         self._num_frames, self._target_size = num_target_frames, target_size
         self._sizes: tuple[int, ...] | None = None
@@ -149,8 +156,8 @@ class DecodeStream:
         z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
+            check_holds(None, self._target_size, z, self._compression)
             self._sizes = sizes
-            check_target(None, self._target_size, z, self._compression)
             self._stream = self._open(*sizes[2:])
         _check_sizes(sizes, self._sizes)
         self._fed += z.shape[2]
@@ -163,7 +170,7 @@ class DecodeStream:
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
         holds = self._fed * self._compression
-        if self._num_frames is not None and not 1 <= self._num_frames <= holds:
+        if self._num_frames is not None and self._num_frames > holds:
             raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
         self._ended = True
         for x in self._stream.flush():

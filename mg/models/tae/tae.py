@@ -18,7 +18,7 @@ from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
 from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
-from mg.models.tae.values import check_target, extended, latents, video
+from mg.models.tae.values import check_holds, check_target, extended, generator, latents, video
 from mg.models.tae.weights import (
     Arrays,
     infer_sizes,
@@ -89,7 +89,7 @@ class TemporalAutoencoder(Module):
             attention_window=self.config["attention_window"],
             upsample_padding=self.config["upsample_padding"],
             use_recompute=use_recompute,
-            rng=np.random.default_rng(seed),
+            rng=generator(seed),
         )
         z_channels = self.config["z_channels"]
         self.encoder = Encoder(setting, self.config)
@@ -241,11 +241,11 @@ class TemporalAutoencoder(Module):
             `scale`.
 
         Raises:
-            ValueError: another shape, or values that are not finite. Values beyond [-1, 1] are
-                warned of once.
+            ValueError: another shape, values that are not finite, or a seed below 0. Values beyond
+                [-1, 1] are warned of once.
         """
         moments = self._in_pieces(self._encoding(), self.encodable(x))
-        return self._drawn(moments, np.random.default_rng(seed) if sample else None)
+        return self._drawn(moments, generator(seed) if sample else None)
 
     def decode(
         self,
@@ -265,10 +265,11 @@ class TemporalAutoencoder(Module):
 
         Raises:
             ValueError: another shape or number of channels, values that are not finite, or a
-                target larger than what there is.
+                target that is no size, or larger than what there is.
         """
+        check_target(num_target_frames, target_size)
         z = self.decodable(z)
-        check_target(num_target_frames, target_size, z, self.compression)
+        check_holds(num_target_frames, target_size, z, self.compression)
         x = self._in_pieces(self._decoding(), z)
         rows, columns = target_size or x.shape[3:]
         return x[:, :, : num_target_frames or x.shape[2], :rows, :columns]
@@ -298,7 +299,7 @@ class TemporalAutoencoder(Module):
 
     def encoder_stream(self, sample: bool = True, *, seed: int | None = None) -> EncodeStream:
         """A stream to feed with a video and to flush, in the tiles in space that are set."""
-        rng = np.random.default_rng(seed) if sample else None
+        rng = generator(seed) if sample else None
         return EncodeStream(
             self.encodable,
             lambda height, width: self._open(self._encoding(), height, width),
@@ -344,12 +345,14 @@ class TemporalAutoencoder(Module):
         """The sizes of tiles; None: the whole at once.
 
         Raises:
-            ValueError: on setting, sizes that do not fit the network's compression.
+            ValueError: on setting, no `Tiling`, or one that does not fit the network's compression.
         """
         return self._tiling
 
     @tiling.setter
     def tiling(self, tiling: Tiling | None) -> None:
+        if not isinstance(tiling, Tiling | None):
+            raise ValueError(f"tiling is {tiling!r}, expected a Tiling or None")
         if tiling is not None:
             tiling.check(self.compression)
         self._tiling = tiling
