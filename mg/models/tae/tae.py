@@ -7,6 +7,7 @@ the decoder, in network.py, work on `(b t c h w)`.
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
 from mg.models.tae.values import check_holds, check_target, extended, generator, latents, video
 from mg.models.tae.weights import (
+    PUBLISHED,
     Arrays,
     infer_sizes,
     is_mindone,
@@ -130,15 +132,18 @@ class TemporalAutoencoder(Module):
         """The network of a directory with `config.json` and weights, as `save_pretrained` makes it.
 
         Args:
+            directory: it; where there is none of that name, "small" is the weights in the box.
             options: those of the constructor, `config` included.
 
         Raises:
             NotADirectoryError: no such directory.
             ValueError, FileNotFoundError: as the constructor.
         """
-        if not os.path.isdir(directory):
-            raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
-        return cls(directory, **options)
+        if os.path.isdir(directory):
+            return cls(Path(directory), **options)
+        if directory in PUBLISHED:
+            return cls(directory, **options)
+        raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write `config.json` and the weights, named as diffusers names them.

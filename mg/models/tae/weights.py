@@ -38,13 +38,14 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     Prefixes of training wrappers are stripped.
 
     Args:
-        path: a file, a directory that `write_directory` made, or a name of PUBLISHED.
+        path: a file, a directory that `write_directory` made, or as a string a name of PUBLISHED;
+            "./small" is a path.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another suffix, or a file that is damaged or not a checkpoint.
     """
-    path = PUBLISHED.get(str(path), Path(path))
+    path = _located(path)
     if path.is_dir():
         return read_weights(weights_file(path))[0], _read_config(path / CONFIG_FILE)
     if not path.is_file():
@@ -69,8 +70,13 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
 
 def weights_file(path: str | os.PathLike) -> Path:
     """The file that holds the weights of a checkpoint: itself, that of a directory or of a name."""
-    path = PUBLISHED.get(str(path), Path(path))
+    path = _located(path)
     return path / WEIGHTS_FILE if path.is_dir() else path
+
+
+def _located(path: str | os.PathLike) -> Path:
+    published = PUBLISHED.get(path) if isinstance(path, str) else None
+    return published or Path(path)
 
 
 def _read_config(path: Path) -> dict:
