@@ -53,7 +53,8 @@ def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
             "the config of class AutoencoderKL, .*; inflate it first",
         ),
         ('{"sample_size": 8}', "unknown TAE config key 'sample_size'"),
-        ('{"ch": 128}', "parameters do not fit the network"),
+        ("[" * 100_000, "config.json: not JSON"),
+        ('{"ch": 128}', "ch is 128, but the weights have 8"),
     ):
         config.write_text(text)
         with pytest.raises(ValueError, match=message):

@@ -23,6 +23,7 @@ from mg.models.tae.values import check_holds, check_target, extended, generator,
 from mg.models.tae.weights import (
     PUBLISHED,
     Arrays,
+    check_sizes,
     infer_sizes,
     is_mindone,
     load_strictly,
@@ -478,11 +479,13 @@ _WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)
 
 
 def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> dict:
-    """The config of a checkpoint: the one it carries, else what its names and shapes tell."""
+    """The config of a checkpoint: the one it carries, else what its names and shapes tell. They
+    agree, so that a network is no larger than its file."""
     try:
-        if stored_config is not None:
-            return check_config(stored_config)
+        sizes = infer_sizes(arrays)
         base = MINDONE_TAE_CONFIG if is_mindone(arrays) else TAE_CONFIG
-        return check_config({**base, **infer_sizes(arrays)})
+        config = check_config({**base, **sizes} if stored_config is None else stored_config)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    check_sizes(config, sizes, source=source)
+    return config
