@@ -1,12 +1,13 @@
 """The network's interface: encode, decode, reconstruct, scale."""
 
+import importlib
 import logging
 
 import numpy as np
 import pytest
 
 from mg import backend
-from mg.backend import from_numpy, named_parameters, to_numpy, value_and_grad
+from mg.backend import cast, from_numpy, named_parameters, to_numpy, value_and_grad
 
 from .random_network import random_network, random_video, tiny_network
 
@@ -269,6 +270,16 @@ def test_bfloat16_stays_close_to_float32_or_is_an_error_on_mindspores_cpu(tae):
     half, single = decoded(network, z), decoded(tae, z)
     assert half.dtype == np.float32
     assert 0 < abs(half - single).max() < 0.03 * abs(single).max()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_tensors_of_other_kinds_go_in_as_float32(shallow, kind):
+    other = cast(from_numpy(SMALL), getattr(importlib.import_module(backend.name), kind))
+    expected = encoded(shallow, to_numpy(other).astype(np.float32), sample=False)[0]
+    z = shallow.encode(other, sample=False)[0]
+    np.testing.assert_array_equal(to_numpy(z), expected)
+    video = decoded(shallow, cast(z, other.dtype))
+    assert video.dtype == np.float32 and np.isfinite(video).all()
 
 
 # Bad input

@@ -7,7 +7,7 @@ from mg.backend import Tensor, cat
 
 
 def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
-    """x as a tensor.
+    """x as a tensor, float32.
 
     Raises:
         ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
@@ -25,7 +25,7 @@ def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
 
 
 def latents(z: Tensor, channels: int) -> Tensor:
-    """z as a tensor.
+    """z as a tensor, float32.
 
     Raises:
         ValueError: another shape than `(b channels t h w)`, or values that are not finite.
@@ -94,7 +94,9 @@ def _is_whole(number: object, least: int) -> bool:
 
 
 def _tensor(x: Tensor) -> Tensor:
-    return x if backend.is_tensor(x) else backend.from_numpy(np.asarray(x, np.float32))
+    if not backend.is_tensor(x):
+        return backend.from_numpy(np.asarray(x, np.float32))
+    return backend.cast(x, backend.dtype("fp32"))  # MindSpore has little bf16 arithmetic on a CPU
 
 
 def _all_finite(x: Tensor) -> bool:
