@@ -386,6 +386,16 @@ def test_graph_mode_as_mindspore_s_own_setting_gives_what_python_mode_gives(shal
     np.testing.assert_allclose(video, expected, rtol=0, atol=1e-5)
 
 
+def test_a_single_latent_among_zeros_decodes_as_it_streams():
+    """Its frames differ, so none stands for all of them, as where the ends are repeated."""
+    zeros = random_network({"ch_mult": [1, 2, 2], "upsample_padding": "zeros"})
+    z = random_video(1, 4, 1, 2, 3)
+    frames = decoded(zeros, z)
+    assert abs(frames - frames[:, :, :1]).max() > 1e-3
+    streamed = np.concatenate([to_numpy(x) for x in zeros.decode_stream([z])], axis=2)
+    np.testing.assert_allclose(frames, streamed, atol=1e-5)
+
+
 def test_the_frames_of_a_single_latent_are_one_frame_repeated(tae):
     z = random_video(2, 4, 1, 2, 3)
     frames = decoded(tae, z)
