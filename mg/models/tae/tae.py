@@ -226,7 +226,10 @@ class TemporalAutoencoder(Module):
 
     def sample(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The latents of `reconstruct`: (z, mean, logvar)."""
-        mean, logvar = self.posterior(self.moments(x))
+        return self._sampled(self.moments(x), noise)
+
+    def _sampled(self, moments, noise):
+        mean, logvar = self.posterior(moments)
         return mean + (0.5 * logvar).exp() * noise, mean, logvar
 
     # The interface.
@@ -443,12 +446,12 @@ class TemporalAutoencoder(Module):
         self, moments: Tensor, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(z, mean, logvar) of moments; z is the mean, or drawn by `rng` frame after frame."""
-        mean, logvar = self.posterior(moments)
         if rng is None:
+            mean, logvar = self.posterior(moments)
             return mean, mean, logvar
-        b, z, t, h, w = mean.shape
-        noise = rng.standard_normal((t, b, z, h, w), dtype=np.float32).transpose(1, 2, 0, 3, 4)
-        return mean + (0.5 * logvar).exp() * backend.from_numpy(noise), mean, logvar
+        b, twice_z, t, h, w = moments.shape
+        noise = rng.standard_normal((t, b, twice_z // 2, h, w), dtype=np.float32)
+        return self._sampled(moments, backend.from_numpy(noise.transpose(1, 2, 0, 3, 4)))
 
     def encodable(self, x: Tensor) -> Tensor:
         """x as a tensor, its height and width extended to what the encoder takes.
