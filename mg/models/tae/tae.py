@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
 
+    The network stays on the device of `mg.backend.set_device`, where noise and numpy arrays go too,
+    and its weights stay float32: PyTorch's `.to` and `.half` are not supported.
+
     Args:
         pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
             `save_pretrained` made, or "small", the weights in the box (docs/tae_small.md). It
