@@ -188,8 +188,9 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _phase_sums(weight: Tensor) -> Tensor:
     """Of a phase, which of three taps fall on each of two pixels, `(phase pixel tap)`."""
     phase, pixel, tap = (torch.arange(n, device=weight.device) for n in (2, 2, 3))
-    on_second = tap > phase[:, None, None]
-    return (on_second == (pixel[:, None] == 1)).to(weight.dtype)
+    # In numbers: torch.compile cannot compare bools (2.13.0).
+    on_second = (tap > phase[:, None, None]).to(weight.dtype)
+    return on_second * pixel[:, None] + (1 - on_second) * (1 - pixel[:, None])
 
 
 def temporal_conv(
