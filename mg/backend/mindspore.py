@@ -64,7 +64,6 @@ __all__ = [
     "recompute",
     "relu",
     "set_device",
-    "silu",
     "temporal_conv",
     "to_numpy",
     "upsample_conv2d",
@@ -272,11 +271,11 @@ def temporal_conv(
     return conv2d(x, kernel, bias, padding=(0, 0, 0, 0))
 
 
-def conv3d(x, weight, bias, *, stride=(1, 1), padding, time_padding="replicate"):
+def conv3d(x, weight, bias, *, stride=(1, 1), padding):
     # The same sum as an image convolution over taps x channels, which every device does fast.
     out_channels, c, taps, height, width = weight.shape
     if taps > 1 or stride[0] > 1:
-        x = _tap_frames(x, taps, stride[0], 1, time_padding)
+        x = _tap_frames(x, taps, stride[0], 1, "replicate")
     kernel = weight.permute(0, 2, 1, 3, 4).reshape(out_channels, taps * c, height, width)
     return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
 
@@ -300,10 +299,6 @@ def group_norm(x, gamma, beta, *, groups, over_clip):
 
 def group_norm_silu(x, gamma, beta, *, groups, over_clip):
     return ops.silu(group_norm(x, gamma, beta, groups=groups, over_clip=over_clip))
-
-
-def silu(x):
-    return ops.silu(x)
 
 
 def relu(x):

@@ -64,7 +64,6 @@ __all__ = [
     "recompute",
     "relu",
     "set_device",
-    "silu",
     "temporal_conv",
     "to_numpy",
     "upsample_conv2d",
@@ -189,8 +188,9 @@ def upsample_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _phase_sums(weight: Tensor) -> Tensor:
     """Of a phase, which of three taps fall on each of two pixels, `(phase pixel tap)`."""
     phase, pixel, tap = (torch.arange(n, device=weight.device) for n in (2, 2, 3))
-    on_second = tap > phase[:, None, None]
-    return (on_second == (pixel[:, None] == 1)).to(weight.dtype)
+    # In numbers: torch.compile cannot compare bools (2.13.0).
+    on_second = (tap > phase[:, None, None]).to(weight.dtype)
+    return on_second * pixel[:, None] + (1 - on_second) * (1 - pixel[:, None])
 
 
 def temporal_conv(
@@ -226,15 +226,15 @@ def conv3d(
     *,
     stride: tuple[int, int] = (1, 1),
     padding: Sequence[int],
-    time_padding: str = "replicate",
 ) -> Tensor:
     """Convolve in time and space: x `(b t c h w)`, weight `(o c kt kh kw)`, stride (of time, of
     space), zero padding (top, bottom, left, right); gives `(b t' o h' w')` with
-    t' = ceil(t / stride). Taps in time are centred, as in `temporal_conv`."""
+    t' = ceil(t / stride). Taps in time are centred, and the first and last frames repeated
+    beyond the ends, as in `temporal_conv`."""
     out_channels, c, taps, height, width = weight.shape
     if taps > 1 or stride[0] > 1:
         b, t, _, rows, columns = x.shape
-        table = frame_table(t, taps, stride=stride[0], padding=time_padding)
+        table = frame_table(t, taps, stride=stride[0])
         x = frames_of(x, table).reshape(b, len(table) // taps, taps * c, rows, columns)
     kernel = weight.transpose(1, 2).reshape(out_channels, taps * c, height, width)
     return conv2d(x, kernel, bias, stride=stride[1], padding=padding)
@@ -249,7 +249,7 @@ def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip
 def group_norm_silu(
     x: Tensor, gamma: Tensor, beta: Tensor, *, groups: int, over_clip: bool
 ) -> Tensor:
-    """`silu` of `group_norm`, in less time and memory."""
+    """SiLU, x * sigmoid(x), of `group_norm`, in less time and memory."""
     return _normalised(x, gamma, beta, groups, over_clip, with_silu=True)
 
 
@@ -274,11 +274,6 @@ def _normalised_on_gpu(x, gamma, beta, groups, over_clip, with_silu):
         y = F.group_norm(positions.transpose(1, 2).float(), groups, gamma, beta, EPSILON)
         y = (F.silu(y) if with_silu else y).transpose(1, 2).to(x.dtype)
     return y.reshape(b, t, h, w, c).permute(0, 1, 4, 2, 3)
-
-
-def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x)."""
-    return F.silu(x)
 
 
 def relu(x: Tensor) -> Tensor:

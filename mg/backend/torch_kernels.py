@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from mg.backend.shared import EPSILON, ZERO_FRAME, Run, frame_runs
 
-# Triton comes with PyTorch for a GPU, except on Windows.
+# Triton comes with PyTorch for a GPU; where it is missing, PyTorch's own operations do.
 HAS_TRITON = torch.cuda.is_available() and find_spec("triton") is not None
 
 if HAS_TRITON:

@@ -31,7 +31,7 @@ class LatentDataset:
             access draws anew.
 
     Attributes:
-        epoch: see `seed`; set it before each epoch.
+        epoch: see `seed` and `shuffled`; set it before each epoch.
         encoding: checkpoint, config and settings of the latents.
 
     Raises:
@@ -74,8 +74,10 @@ class LatentDataset:
         index = range(len(self))[index]
         return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
 
-    def shuffled(self, seed: int = 0, epoch: int = 0) -> Iterator[dict[str, Any]]:
-        """All items, each once, in random order: a function of seed and epoch, as are draws."""
+    def shuffled(self, seed: int = 0, epoch: int | None = None) -> Iterator[dict[str, Any]]:
+        """All items, each once, in random order: a function of seed and epoch, by default the
+        attribute, as are draws."""
+        epoch = self.epoch if epoch is None else epoch
         for index in np.random.default_rng((seed, epoch)).permutation(len(self)):
             yield self._item(int(index), (seed, epoch, int(index)))
 

@@ -74,7 +74,8 @@ class Encoding:
 
 
 def draw(mean: np.ndarray, logvar: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Raw latents drawn from a posterior, float32, as the TAE draws them."""
+    """Raw latents drawn from a posterior, float32. A seed gives other numbers than the
+    TAE's, which draws its noise frame after frame."""
     noise = rng.standard_normal(mean.shape, dtype=np.float32)
     return (mean + np.exp(0.5 * logvar) * noise).astype(np.float32)
 

@@ -38,16 +38,13 @@ def temporal_conv(x, weight, bias, *, stride=1, upsample=1, padding="replicate")
     return np.stack(outputs, 1)
 
 
-def conv3d(x, weight, bias=None, *, stride=(1, 1), padding, time_padding="replicate"):
+def conv3d(x, weight, bias=None, *, stride=(1, 1), padding):
     num_frames, taps = x.shape[1], weight.shape[2]
     outputs = []
     for centre in range(0, num_frames, stride[0]):
         y = 0 if bias is None else bias[:, None, None]
         for tap in range(taps):
-            frame = centre + tap - taps // 2
-            if time_padding == "zeros" and not 0 <= frame < num_frames:
-                continue
-            frame = min(max(frame, 0), num_frames - 1)
+            frame = min(max(centre + tap - taps // 2, 0), num_frames - 1)
             image, kernel = x[:, frame : frame + 1], weight[:, :, tap]
             y = y + conv2d(image, kernel, stride=stride[1], padding=padding)[:, 0]
         outputs.append(y)
@@ -66,8 +63,9 @@ def group_norm(x, gamma, beta, *, groups, over_clip, epsilon=1e-6):
     return y * gamma[:, None, None] + beta[:, None, None]
 
 
-def silu(x):
-    return x / (1 + np.exp(-x))
+def group_norm_silu(*arrays, **settings):
+    y = group_norm(*arrays, **settings)
+    return y / (1 + np.exp(-y))
 
 
 def relu(x):

@@ -30,8 +30,8 @@ class Block(Module):
         self.frozen = parameter(rng.standard_normal(4), trainable=False)
 
     def forward(self, x):
-        x = backend.group_norm(x, self.gamma, self.frozen, groups=2, over_clip=False)
-        return backend.temporal_conv(backend.silu(x), self.weight, self.bias)
+        x = backend.group_norm_silu(x, self.gamma, self.frozen, groups=2, over_clip=False)
+        return backend.temporal_conv(x, self.weight, self.bias)
 
 
 class Network(Module):

@@ -119,6 +119,8 @@ def test_random_order_gives_each_item_once_and_again(tmp_path):
     assert sorted(first) == sorted(arrays) and first != list(arrays)
     assert first == order(seed=1, epoch=0)
     assert len({tuple(order(seed=seed, epoch=epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    dataset.epoch = 1
+    assert order(seed=1) == order(seed=1, epoch=1)
 
 
 def test_shuffled_moments_are_drawn_by_seed_and_epoch(tmp_path):

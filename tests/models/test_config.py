@@ -50,6 +50,12 @@ def test_the_full_network_has_the_papers_size():
         ({"z_channels": -4}, "TAE config z_channels is -4"),
         ({"use_quant_conv": 1}, "TAE config use_quant_conv is 1"),
         ({"scaling_factor": "1"}, "TAE config scaling_factor is '1'"),
+        ({"scaling_factor": float("nan")}, "scaling_factor is nan, expected a finite number above"),
+        ({"scaling_factor": float("inf")}, "scaling_factor is inf, expected a finite number above"),
+        ({"scaling_factor": 0}, "scaling_factor is 0, expected a finite number above 0"),
+        ({"scaling_factor": -1}, "scaling_factor is -1, expected a finite number above 0"),
+        ({"shift_factor": float("nan")}, "shift_factor is nan, expected a finite number"),
+        ({"shift_factor": float("-inf")}, "shift_factor is -inf, expected a finite number"),
         ({"ch_mult": 2}, "TAE config ch_mult is 2"),
         ({"ch_mult": []}, r"TAE config ch_mult is \[\]"),
         ({"ch_mult": [1, 2.0]}, r"TAE config ch_mult is \[1, 2.0\]"),
@@ -79,6 +85,7 @@ def test_defaults_are_filled_in_and_the_callers_config_stays():
     full["ch_mult"].append(3)
     assert TAE_CONFIG["ch_mult"] == [1, 2, 4, 4]
     assert check_config({"scaling_factor": 2})["scaling_factor"] == 2
+    assert check_config({"shift_factor": 0})["shift_factor"] == 0
 
 
 def test_initial_temporal_convolutions_are_identities():

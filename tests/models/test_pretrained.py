@@ -1,6 +1,7 @@
 """Directories of a saved network, as users of diffusers know them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
             "the config of class AutoencoderKL, .*; inflate it first",
         ),
         ('{"sample_size": 8}', "unknown TAE config key 'sample_size'"),
-        ('{"ch": 128}', "parameters do not fit the network"),
+        ("[" * 100_000, "config.json: not JSON"),
+        ('{"ch": 128}', "ch is 128, but the weights have 8"),
     ):
         config.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -60,3 +62,19 @@ def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
     config.unlink()
     with pytest.raises(FileNotFoundError, match="config.json: no such file"):
         TemporalAutoencoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.once
+def test_a_directory_called_as_the_weights_in_the_box_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_the_box = TemporalAutoencoder.from_pretrained("small").config
+    assert in_the_box == TemporalAutoencoder("small").config
+    network = random_network()
+    network.save_pretrained("small")
+    for again in (
+        TemporalAutoencoder.from_pretrained("small"),
+        TemporalAutoencoder(Path("small")),
+        TemporalAutoencoder("./small"),
+    ):
+        assert again.config == network.config
+    assert TemporalAutoencoder("small").config == in_the_box

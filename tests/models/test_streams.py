@@ -1,5 +1,6 @@
 """Streams: a video in any pieces gives what it gives as a whole."""
 
+import copy
 import logging
 
 import numpy as np
@@ -11,7 +12,7 @@ from mg.models.tae import layers
 from mg.models.tae.piecewise import STAGE_FRAMES
 from mg.models.tae.tae import Tiling
 
-from .random_network import random_network, random_video
+from .random_network import random_network, random_video, randomise
 
 SHALLOW = {"ch_mult": [1, 2], "attention_window": 3}
 CLIP = {"norm_scope": "clip", "attention_window": None}
@@ -190,6 +191,17 @@ def test_after_streams_the_whole_is_compiled_as_before():
     np.testing.assert_allclose(to_numpy(compiled.decode(z, 30)), x, atol=1e-5)
 
 
+@pytest.mark.usefixtures("compiled_soon")
+@pytest.mark.parametrize("compile", [False, None])
+def test_a_copy_of_a_network_computes_with_its_own_weights(compile):
+    copied = randomise(copy.deepcopy(random_network(SHALLOW, compile=compile)), seed=1)
+    video = random_video(1, 3, 30, 4, 4)
+    expected = to_numpy(random_network(SHALLOW, seed=1).encode(video, False)[0])
+    np.testing.assert_allclose(to_numpy(copied.encode(video, False)[0]), expected, atol=1e-5)
+    z = joined([z for z, _, _ in copied.encode_stream([video], sample=False)])
+    np.testing.assert_allclose(z, expected, atol=1e-5)
+
+
 def test_tiles_in_space_stream_as_they_are_computed_whole(shallow):
     shallow.tiling = Tiling(encode_frames=None, decode_frames=None, size=8, size_overlap=4)
     try:
@@ -228,8 +240,23 @@ def test_an_empty_stream_and_pieces_that_do_not_fit_are_errors(shallow):
         list(shallow.encode_stream([]))
     with pytest.raises(ValueError, match="there are no latents to decode"):
         list(shallow.decode_stream([]))
-    sizes = [random_video(1, 3, 2, 8, width) for width in (8, 16)]
-    with pytest.raises(ValueError, match=r"a piece of .* \(1, 3, 8, 16\), expected \(1, 3, 8, 8\)"):
+    sizes = [random_video(1, 3, 2, 8, width) for width in (7, 8)]  # which take the same latents
+    with pytest.raises(ValueError, match=r"a piece of .* \(1, 3, 8, 8\), expected \(1, 3, 8, 7\)"):
         list(shallow.encode_stream(sizes))
+    for num_frames in (0, -1):
+        with pytest.raises(ValueError, match=f"num_target_frames is {num_frames}, expected"):
+            shallow.decoder_stream(num_frames)
     with pytest.raises(ValueError, match="NaN or infinite"):
         list(shallow.decode_stream([np.full((1, 4, 1, 2, 2), np.nan, np.float32)]))
+
+
+@pytest.mark.once
+def test_a_stream_that_has_ended_takes_no_further_clip(shallow):
+    video, z = random_video(1, 3, 3, 4, 4), random_video(1, 4, 2, 2, 2)
+    for stream, piece in ((shallow.encoder_stream(), video), (shallow.decoder_stream(), z)):
+        stream.feed(piece)
+        stream.flush()
+        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+            stream.flush()
+        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+            stream.feed(piece)

@@ -1,12 +1,13 @@
 """The network's interface: encode, decode, reconstruct, scale."""
 
+import importlib
 import logging
 
 import numpy as np
 import pytest
 
 from mg import backend
-from mg.backend import from_numpy, named_parameters, to_numpy, value_and_grad
+from mg.backend import cast, from_numpy, named_parameters, to_numpy, value_and_grad
 
 from .random_network import random_network, random_video, tiny_network
 
@@ -271,6 +272,16 @@ def test_bfloat16_stays_close_to_float32_or_is_an_error_on_mindspores_cpu(tae):
     assert 0 < abs(half - single).max() < 0.03 * abs(single).max()
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_tensors_of_other_kinds_go_in_as_float32(shallow, kind):
+    other = cast(from_numpy(SMALL), getattr(importlib.import_module(backend.name), kind))
+    expected = encoded(shallow, to_numpy(other).astype(np.float32), sample=False)[0]
+    z = shallow.encode(other, sample=False)[0]
+    np.testing.assert_array_equal(to_numpy(z), expected)
+    video = decoded(shallow, cast(z, other.dtype))
+    assert video.dtype == np.float32 and np.isfinite(video).all()
+
+
 # Bad input
 
 
@@ -330,17 +341,36 @@ def test_latents_of_another_shape_are_an_error(initial, shape):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({"num_target_frames": 0}, "0 frames asked of latents that hold 1 to 16"),
+        ({"num_target_frames": 0}, "num_target_frames is 0, expected a whole number from 1"),
+        ({"num_target_frames": "3"}, "num_target_frames is '3', expected a whole number from 1"),
+        ({"num_target_frames": 1.5}, "num_target_frames is 1.5, expected a whole number from 1"),
         ({"num_target_frames": 17}, "17 frames asked of latents that hold 1 to 16"),
         ({"target_size": (9, 8)}, "9 rows asked of latents that hold 1 to 8"),
         ({"target_size": (8, 17)}, "17 columns asked of latents that hold 1 to 16"),
-        ({"target_size": (-1, 8)}, "-1 rows asked of latents that hold 1 to 8"),
+        ({"target_size": (-1, 8)}, r"target_size is \(-1, 8\), expected \(height, width\)"),
+        ({"target_size": (1, 2, 3)}, r"target_size is \(1, 2, 3\), expected \(height, width\)"),
+        ({"target_size": 16}, r"target_size is 16, expected \(height, width\)"),
     ],
     ids=str,
 )
 def test_a_target_beyond_the_latents_is_an_error(initial, target, message):
+    z = np.zeros((1, 4, 2, 1, 2), np.float32)
     with pytest.raises(ValueError, match=message):
-        initial.decode(np.zeros((1, 4, 2, 1, 2), np.float32), **target)
+        initial.decode(z, **target)
+    with pytest.raises(ValueError, match=message):
+        list(initial.decode_stream([z], **target))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("seed", [-1, 0.5, "0"])
+def test_a_seed_that_is_no_whole_number_is_an_error(initial, seed):
+    message = f"seed is {seed!r}, expected a whole number from 0"
+    with pytest.raises(ValueError, match=message):
+        initial.encode(VIDEO, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        initial.encoder_stream(seed=seed)
+    with pytest.raises(ValueError, match=message):
+        tiny_network(seed=seed)
 
 
 @pytest.mark.skipif(backend.name != "mindspore", reason="a mode of MindSpore")
@@ -354,6 +384,16 @@ def test_graph_mode_as_mindspore_s_own_setting_gives_what_python_mode_gives(shal
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
     np.testing.assert_allclose(video, expected, rtol=0, atol=1e-5)
+
+
+def test_a_single_latent_among_zeros_decodes_as_it_streams():
+    """Its frames differ, so none stands for all of them, as where the ends are repeated."""
+    zeros = random_network({"ch_mult": [1, 2, 2], "upsample_padding": "zeros"})
+    z = random_video(1, 4, 1, 2, 3)
+    frames = decoded(zeros, z)
+    assert abs(frames - frames[:, :, :1]).max() > 1e-3
+    streamed = np.concatenate([to_numpy(x) for x in zeros.decode_stream([z])], axis=2)
+    np.testing.assert_allclose(frames, streamed, atol=1e-5)
 
 
 def test_the_frames_of_a_single_latent_are_one_frame_repeated(tae):

@@ -137,6 +137,8 @@ def test_weights_in_space_sum_to_one_wherever_tiles_meet_short_ones_included():
     [
         ({"encode_frames": 12}, "encode_frames is 12, expected a multiple of 8"),
         ({"size_overlap": 100}, "size_overlap is 100, expected a multiple of 8"),
+        ({"encode_frames": "16"}, "encode_frames is '16', expected a multiple of 8"),
+        ({"encode_overlap": None}, "encode_overlap is None, expected a multiple of 8"),
         ({"size": 0}, "size and size_overlap: tile 0 with overlap 128: expected 0 <= 2"),
         ({"decode_overlap": 24}, "decode_frames and decode_overlap: tile 32 with overlap 24"),
         ({"encode_frames": -8}, "encode_frames and encode_overlap: tile -8 with overlap 0"),
@@ -148,6 +150,8 @@ def test_tiles_that_do_not_fit_the_network_are_refused_and_leave_its_tiles(chang
     network.tiling = before = Tiling(size=None)
     with pytest.raises(ValueError, match=message):
         network.tiling = Tiling(**change)
+    with pytest.raises(ValueError, match="tiling is 512, expected a Tiling or None"):
+        network.enable_tiling(512)
     assert network.tiling == before
 
 

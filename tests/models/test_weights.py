@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -186,6 +187,21 @@ def test_sizes_are_inferred_from_the_weights(network, arrays):
     assert inferred == {key: network.config[key] for key in inferred}
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("shape", [(), (8,), (0, 3, 3, 3)], ids=str)
+def test_sizes_of_what_is_no_convolution_are_an_error(arrays, shape):
+    name = "decoder.conv_out.conv_spat.weight"
+    message = f"not the weights of a TAE: {name} is {shape}, expected (o c h w)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        infer_sizes({**arrays, name: np.zeros(shape, np.float32)})
+
+
+@pytest.mark.once
+def test_a_block_of_a_large_number_is_one_block(arrays):
+    name = "encoder.down.0.block.999999999.conv1.conv_spat.weight"
+    assert infer_sizes({**arrays, name: np.zeros((8, 8, 3, 3), np.float32)})["num_res_blocks"] == 2
+
+
 # Damaged files
 
 
@@ -250,6 +266,8 @@ def test_arrays_that_are_no_numbers_are_an_error(tmp_path):
     [
         ("{not json", "its config is not JSON"),
         ("", "its config is not JSON"),
+        ("[" * 100_000, "its config is not JSON"),
+        ('{"ch": 1048576, "num_groups": 1}', "ch is 1048576, but the weights have 8"),
         ("[1, 2]", r"its config is .*\[1, 2\].*, expected an object"),
         ('{"chanels": 8}', "unknown TAE config key 'chanels'"),
         ('{"ch": "8"}', "TAE config ch is '8'"),

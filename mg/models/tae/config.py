@@ -1,5 +1,7 @@
 """The numbers that make a TAE."""
 
+import math
+
 TAE_CONFIG = {
     "in_channels": 3,
     "out_ch": 3,
@@ -31,7 +33,8 @@ def check_config(config: dict) -> dict:
     """`config` with the defaults of TAE_CONFIG filled in.
 
     Raises:
-        ValueError: an unknown key, a value of the wrong type, or sizes that do not fit together.
+        ValueError: an unknown key, a value of the wrong type, sizes that do not fit together, or
+            factors that do not scale.
     """
     unknown = sorted(set(config) - set(TAE_CONFIG))
     if unknown:
@@ -43,8 +46,14 @@ def check_config(config: dict) -> dict:
         value = full[key]
         if key == "attention_window" and value is None:
             continue
-        if type(value) not in kinds or (type(value) is int and value < 1 and int in kinds[:1]):
+        if type(value) not in kinds or (kinds == (int,) and value < 1):
             raise ValueError(f"TAE config {key} is {config[key]!r}, expected one like {default!r}")
+    for key, above, expected in (
+        ("scaling_factor", 0, "a finite number above 0"),
+        ("shift_factor", -math.inf, "a finite number"),
+    ):
+        if not above < full[key] < math.inf:
+            raise ValueError(f"TAE config {key} is {full[key]!r}, expected {expected}")
     if not full["ch_mult"] or any(type(m) is not int or m < 1 for m in full["ch_mult"]):
         raise ValueError(f"TAE config ch_mult is {config['ch_mult']!r}, expected positive integers")
     for multiple in full["ch_mult"]:

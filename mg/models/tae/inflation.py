@@ -15,6 +15,7 @@ from mg.models.tae.weights import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Arrays,
+    check_sizes,
     infer_sizes,
     read_safetensors,
 )
@@ -77,12 +78,13 @@ def read_image_vae(source: str | os.PathLike) -> tuple[Arrays, dict]:
         if ".attn_1.0." in name and array.ndim == 2:  # linear there, a 1x1 convolution here
             named[name] = array[:, :, None, None]
     try:
-        config = infer_sizes(named)
+        config = sizes = infer_sizes(named)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     described = source / CONFIG_FILE
     if source.is_dir() and described.is_file():
-        config = _check_sizes(_read_config(described), config, described)
+        config = _read_config(described)
+        check_sizes(config, sizes, source=described)
     return named, config
 
 
@@ -110,15 +112,8 @@ def _read_config(path: Path) -> dict:
             "scaling_factor": float(vae.get("scaling_factor") or 1.0),
             "shift_factor": float(vae.get("shift_factor") or 0.0),
         }
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:
         raise ValueError(f"{path}: not the config of a fitting AutoencoderKL ({error})") from None
-
-
-def _check_sizes(config: dict, inferred: dict, path: Path) -> dict:
-    for key, value in inferred.items():
-        if config[key] != value:
-            raise ValueError(f"{path}: {key} is {config[key]!r}, but the weights have {value!r}")
-    return config
 
 
 def inflate(source: str | os.PathLike) -> tuple[Arrays, dict]:

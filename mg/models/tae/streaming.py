@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mg.backend import Tensor, cat, copy, no_grad
+from mg.backend import Module, Tensor, cat, copy, no_grad
 
 Step = Callable[[Tensor, tuple[Tensor, ...], bool], tuple[Tensor, tuple[Tensor, ...]]]
 """(frames, kept, ends) to (output frames, kept); see mg/models/tae/layers.py."""
@@ -67,22 +67,29 @@ def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
 
 
 def _joined(one: Part, other: Part) -> Part:
-    one_step, other_step, num_kept = one.step, other.step, one.num_kept
-
-    def step(x, kept, ends):
-        x, one_kept = one_step(x, kept[:num_kept], ends)
-        x, other_kept = other_step(x, kept[num_kept:], ends)
-        return x, one_kept + other_kept
-
     short = max(0, one.lag + other.first - one.first)
     return Part(
-        step,
+        _Joined(one.step, other.step, one.num_kept),
         one.coarse,
         num_kept=one.num_kept + other.num_kept,
         lag=one.lag + other.lag,
         first=one.first + -(-short // one.multiple) * one.multiple,
         multiple=max(one.multiple, other.multiple),
     )
+
+
+class _Joined(Module):
+    """Two steps as one. A module and no closure, so that a copy of the network has steps of its
+    own, and MindSpore can compile it."""
+
+    def __init__(self, one: Step, other: Step, num_kept: int):
+        super().__init__()
+        self.one, self.other, self.num_kept = one, other, num_kept
+
+    def forward(self, x, kept, ends):
+        x, one_kept = self.one(x, kept[: self.num_kept], ends)
+        x, other_kept = self.other(x, kept[self.num_kept :], ends)
+        return x, one_kept + other_kept
 
 
 class Stage:

@@ -6,8 +6,10 @@ Axes: b batch, c channels, z latent channels, t frames, h height, w width.
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+import numpy as np
+
 from mg.backend import Tensor
-from mg.models.tae.values import check_target
+from mg.models.tae.values import check_holds, check_target
 
 Latents = tuple[Tensor, Tensor, Tensor]
 """(z, mean, logvar), each `(b z t h/8 w/8)`."""
@@ -48,6 +50,7 @@ class EncodeStream:
     ):
         self._check, self._open, self._draw = check, open_stream, draw
         self._sizes: tuple[int, ...] | None = None
+        self._ended = False
 
     def feed(self, x: Tensor) -> list[Latents]:
         """Take the next frames.
@@ -60,33 +63,37 @@ class EncodeStream:
             in pieces; none, as a rule, for the first frames.
 
         Raises:
-            ValueError: as `encode`, or a piece of another size.
+            ValueError: as `encode`, a piece of another size, or one after `flush`.
         """
         return list(self.take(x))
 
     def flush(self) -> list[Latents]:
-        """The video has ended: gives the latents that are left.
+        """The video has ended, and with it the stream: gives the latents that are left.
 
         Raises:
-            ValueError: no frame was fed.
+            ValueError: no frame was fed, or the stream has ended before.
         """
         return list(self.end())
 
     def take(self, x: Tensor) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
+        _check_open(self._ended)
+        shape = np.shape(x)
         x = self._check(x)
-        sizes = (*x.shape[:2], *x.shape[3:])
+        sizes = (*shape[:2], *shape[3:])  # before they are extended
         if self._sizes is None:
             self._sizes = sizes
-            self._stream = self._open(*sizes[2:])
+            self._stream = self._open(*x.shape[3:])
         _check_sizes(sizes, self._sizes)
         for moments in self._stream.feed(x):
             yield self._draw(moments)
 
     def end(self) -> Iterator[Latents]:
         """`flush`, one piece at a time."""
+        _check_open(self._ended)
         if self._sizes is None:
             raise ValueError("the video holds no frame")
+        self._ended = True
         for moments in self._stream.flush():
             yield self._draw(moments)
 
@@ -100,6 +107,9 @@ class DecodeStream:
         open_stream: of the latents' height and width, gives videos for latents.
         compression: frames to a latent frame, rows and columns to one of it.
         num_target_frames, target_size: as in `decode`.
+
+    Raises:
+        ValueError: a target that is no size.
     """
 
     def __init__(
@@ -110,10 +120,12 @@ class DecodeStream:
         num_target_frames: int | None,
         target_size: tuple[int, int] | None,
     ):
+        check_target(num_target_frames, target_size)
         self._check, self._open, self._compression = check, open_stream, compression
         self._num_frames, self._target_size = num_target_frames, target_size
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
+        self._ended = False
 
     def feed(self, z: Tensor) -> list[Tensor]:
         """Take the next latents.
@@ -125,25 +137,27 @@ class DecodeStream:
             The frames that can be computed, `(b c t' 8h 8w)` in pieces, cut to `target_size`.
 
         Raises:
-            ValueError: as `decode`, or a piece of another size.
+            ValueError: as `decode`, a piece of another size, or one after `flush`.
         """
         return list(self.take(z))
 
     def flush(self) -> list[Tensor]:
-        """The latents have ended: gives the frames that are left.
+        """The latents have ended, and with them the stream: gives the frames that are left.
 
         Raises:
-            ValueError: no latents were fed, or they hold fewer than `num_target_frames`.
+            ValueError: no latents were fed, they hold fewer than `num_target_frames`, or the
+                stream has ended before.
         """
         return list(self.end())
 
     def take(self, z: Tensor) -> Iterator[Tensor]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
+        _check_open(self._ended)
         z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
+            check_holds(None, self._target_size, z, self._compression)
             self._sizes = sizes
-            check_target(None, self._target_size, z, self._compression)
             self._stream = self._open(*sizes[2:])
         _check_sizes(sizes, self._sizes)
         self._fed += z.shape[2]
@@ -152,11 +166,13 @@ class DecodeStream:
 
     def end(self) -> Iterator[Tensor]:
         """`flush`, one piece at a time."""
+        _check_open(self._ended)
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
         holds = self._fed * self._compression
-        if self._num_frames is not None and not 1 <= self._num_frames <= holds:
+        if self._num_frames is not None and self._num_frames > holds:
             raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
+        self._ended = True
         for x in self._stream.flush():
             yield from self._cut(x)
 
@@ -168,6 +184,11 @@ class DecodeStream:
         if wanted > 0:
             self._given += wanted
             yield x[:, :, :wanted, :rows, :columns]
+
+
+def _check_open(ended: bool) -> None:
+    if ended:
+        raise ValueError("the stream has ended, expected a new one for another clip")
 
 
 def _check_sizes(sizes: tuple[int, ...], first: tuple[int, ...]) -> None:

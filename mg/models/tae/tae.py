@@ -7,6 +7,7 @@ the decoder, in network.py, work on `(b t c h w)`.
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
 from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
-from mg.models.tae.values import check_target, extended, latents, video
+from mg.models.tae.values import check_holds, check_target, extended, generator, latents, video
 from mg.models.tae.weights import (
+    PUBLISHED,
     Arrays,
+    check_sizes,
     infer_sizes,
     is_mindone,
     load_strictly,
@@ -36,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
+
+    The network stays on the device of `mg.backend.set_device`, where noise and numpy arrays go too,
+    and its weights stay float32: PyTorch's `.to` and `.half` are not supported.
 
     Args:
         pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
@@ -89,7 +95,7 @@ class TemporalAutoencoder(Module):
             attention_window=self.config["attention_window"],
             upsample_padding=self.config["upsample_padding"],
             use_recompute=use_recompute,
-            rng=np.random.default_rng(seed),
+            rng=generator(seed),
         )
         z_channels = self.config["z_channels"]
         self.encoder = Encoder(setting, self.config)
@@ -103,30 +109,45 @@ class TemporalAutoencoder(Module):
 
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
+        self._compiles, self._jit_level = backend.compiles(compile), jit_level
+        self._make_functions()
+
+    def _make_functions(self):
+        """What `encode`, `decode` and streams call: functions of this network's weights."""
         self._encode_tile, self._decode_tile = self.moments, self.pixels
         self._encoder_rows, self._decoder_rows = [], []
         if self.streams_exactly:
             self._encoder_rows, self._decoder_rows = self.encoder.rows(), self.decoder.rows()
-        if backend.compiles(compile):
-            self._encode_tile = backend.compile(self.moments, jit_level=jit_level)
-            self._decode_tile = backend.compile(self.pixels, jit_level=jit_level)
+        if self._compiles:
+            level = self._jit_level
+            self._encode_tile = backend.compile(self.moments, jit_level=level)
+            self._decode_tile = backend.compile(self.pixels, jit_level=level)
             for row in (*self._encoder_rows, *self._decoder_rows):
-                row.compile(lambda step: backend.compile_recurring(step, jit_level=jit_level))
+                row.compile(lambda step: backend.compile_recurring(step, jit_level=level))
+
+    def __setstate__(self, state):
+        """Become a copy, whose compiled functions must not be the original's, of its weights."""
+        super().__setstate__(state)
+        if self._compiles:
+            self._make_functions()
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
         """The network of a directory with `config.json` and weights, as `save_pretrained` makes it.
 
         Args:
+            directory: it; where there is none of that name, "small" is the weights in the box.
             options: those of the constructor, `config` included.
 
         Raises:
             NotADirectoryError: no such directory.
             ValueError, FileNotFoundError: as the constructor.
         """
-        if not os.path.isdir(directory):
-            raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
-        return cls(directory, **options)
+        if os.path.isdir(directory):
+            return cls(Path(directory), **options)
+        if directory in PUBLISHED:
+            return cls(directory, **options)
+        raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write `config.json` and the weights, named as diffusers names them.
@@ -208,7 +229,10 @@ class TemporalAutoencoder(Module):
 
     def sample(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The latents of `reconstruct`: (z, mean, logvar)."""
-        mean, logvar = self.posterior(self.moments(x))
+        return self._sampled(self.moments(x), noise)
+
+    def _sampled(self, moments, noise):
+        mean, logvar = self.posterior(moments)
         return mean + (0.5 * logvar).exp() * noise, mean, logvar
 
     # The interface.
@@ -229,11 +253,11 @@ class TemporalAutoencoder(Module):
             `scale`.
 
         Raises:
-            ValueError: another shape, or values that are not finite. Values beyond [-1, 1] are
-                warned of once.
+            ValueError: another shape, values that are not finite, or a seed below 0. Values beyond
+                [-1, 1] are warned of once.
         """
         moments = self._in_pieces(self._encoding(), self.encodable(x))
-        return self._drawn(moments, np.random.default_rng(seed) if sample else None)
+        return self._drawn(moments, generator(seed) if sample else None)
 
     def decode(
         self,
@@ -253,10 +277,11 @@ class TemporalAutoencoder(Module):
 
         Raises:
             ValueError: another shape or number of channels, values that are not finite, or a
-                target larger than what there is.
+                target that is no size, or larger than what there is.
         """
+        check_target(num_target_frames, target_size)
         z = self.decodable(z)
-        check_target(num_target_frames, target_size, z, self.compression)
+        check_holds(num_target_frames, target_size, z, self.compression)
         x = self._in_pieces(self._decoding(), z)
         rows, columns = target_size or x.shape[3:]
         return x[:, :, : num_target_frames or x.shape[2], :rows, :columns]
@@ -286,7 +311,7 @@ class TemporalAutoencoder(Module):
 
     def encoder_stream(self, sample: bool = True, *, seed: int | None = None) -> EncodeStream:
         """A stream to feed with a video and to flush, in the tiles in space that are set."""
-        rng = np.random.default_rng(seed) if sample else None
+        rng = generator(seed) if sample else None
         return EncodeStream(
             self.encodable,
             lambda height, width: self._open(self._encoding(), height, width),
@@ -332,12 +357,14 @@ class TemporalAutoencoder(Module):
         """The sizes of tiles; None: the whole at once.
 
         Raises:
-            ValueError: on setting, sizes that do not fit the network's compression.
+            ValueError: on setting, no `Tiling`, or one that does not fit the network's compression.
         """
         return self._tiling
 
     @tiling.setter
     def tiling(self, tiling: Tiling | None) -> None:
+        if not isinstance(tiling, Tiling | None):
+            raise ValueError(f"tiling is {tiling!r}, expected a Tiling or None")
         if tiling is not None:
             tiling.check(self.compression)
         self._tiling = tiling
@@ -422,12 +449,12 @@ class TemporalAutoencoder(Module):
         self, moments: Tensor, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(z, mean, logvar) of moments; z is the mean, or drawn by `rng` frame after frame."""
-        mean, logvar = self.posterior(moments)
         if rng is None:
+            mean, logvar = self.posterior(moments)
             return mean, mean, logvar
-        b, z, t, h, w = mean.shape
-        noise = rng.standard_normal((t, b, z, h, w), dtype=np.float32).transpose(1, 2, 0, 3, 4)
-        return mean + (0.5 * logvar).exp() * backend.from_numpy(noise), mean, logvar
+        b, twice_z, t, h, w = moments.shape
+        noise = rng.standard_normal((t, b, twice_z // 2, h, w), dtype=np.float32)
+        return self._sampled(moments, backend.from_numpy(noise.transpose(1, 2, 0, 3, 4)))
 
     def encodable(self, x: Tensor) -> Tensor:
         """x as a tensor, its height and width extended to what the encoder takes.
@@ -458,11 +485,13 @@ _WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)
 
 
 def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> dict:
-    """The config of a checkpoint: the one it carries, else what its names and shapes tell."""
+    """The config of a checkpoint: the one it carries, else what its names and shapes tell. They
+    agree, so that a network is no larger than its file."""
     try:
-        if stored_config is not None:
-            return check_config(stored_config)
+        sizes = infer_sizes(arrays)
         base = MINDONE_TAE_CONFIG if is_mindone(arrays) else TAE_CONFIG
-        return check_config({**base, **infer_sizes(arrays)})
+        config = check_config({**base, **sizes} if stored_config is None else stored_config)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    check_sizes(config, sizes, source=source)
+    return config

@@ -7,7 +7,7 @@ from mg.backend import Tensor, cat
 
 
 def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
-    """x as a tensor.
+    """x as a tensor, float32.
 
     Raises:
         ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
@@ -25,7 +25,7 @@ def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
 
 
 def latents(z: Tensor, channels: int) -> Tensor:
-    """z as a tensor.
+    """z as a tensor, float32.
 
     Raises:
         ValueError: another shape than `(b channels t h w)`, or values that are not finite.
@@ -38,7 +38,20 @@ def latents(z: Tensor, channels: int) -> Tensor:
     return z
 
 
-def check_target(
+def check_target(num_frames: int | None, size: tuple[int, int] | None) -> None:
+    """Raise unless a number of frames, and a height and width, are whole numbers from 1, or None.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not (num_frames is None or _is_whole(num_frames, 1)):
+        raise ValueError(f"num_target_frames is {num_frames!r}, expected a whole number from 1")
+    sizes = size if isinstance(size, tuple | list) else (size,)
+    if not (size is None or len(sizes) == 2 and all(_is_whole(length, 1) for length in sizes)):
+        raise ValueError(f"target_size is {size!r}, expected (height, width), each from 1")
+
+
+def check_holds(
     num_frames: int | None, size: tuple[int, int] | None, z: Tensor, compression: int
 ) -> None:
     """Raise unless latents z hold that many frames, of that height and width.
@@ -51,8 +64,19 @@ def check_target(
         targets, z.shape[2:], ("frames", "rows", "columns"), strict=True
     ):
         holds = length * compression
-        if target is not None and not 1 <= target <= holds:
+        if target is not None and target > holds:
             raise ValueError(f"{target} {axis} asked of latents that hold 1 to {holds}")
+
+
+def generator(seed: int | None) -> np.random.Generator:
+    """What draws noise and initial weights; by a seed, or None: anew at each call.
+
+    Raises:
+        ValueError: the seed is no whole number from 0.
+    """
+    if not (seed is None or _is_whole(seed, 0)):
+        raise ValueError(f"seed is {seed!r}, expected a whole number from 0")
+    return np.random.default_rng(seed)
 
 
 def extended(x: Tensor, multiple: int) -> Tensor:
@@ -65,8 +89,14 @@ def extended(x: Tensor, multiple: int) -> Tensor:
     return x
 
 
+def _is_whole(number: object, least: int) -> bool:
+    return isinstance(number, int | np.integer) and int(number) >= least
+
+
 def _tensor(x: Tensor) -> Tensor:
-    return x if backend.is_tensor(x) else backend.from_numpy(np.asarray(x, np.float32))
+    if not backend.is_tensor(x):
+        return backend.from_numpy(np.asarray(x, np.float32))
+    return backend.cast(x, backend.dtype("fp32"))  # MindSpore has little bf16 arithmetic on a CPU
 
 
 def _all_finite(x: Tensor) -> bool:

@@ -38,13 +38,14 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     Prefixes of training wrappers are stripped.
 
     Args:
-        path: a file, a directory that `write_directory` made, or a name of PUBLISHED.
+        path: a file, a directory that `write_directory` made, or as a string a name of PUBLISHED;
+            "./small" is a path.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another suffix, or a file that is damaged or not a checkpoint.
     """
-    path = PUBLISHED.get(str(path), Path(path))
+    path = _located(path)
     if path.is_dir():
         return read_weights(weights_file(path))[0], _read_config(path / CONFIG_FILE)
     if not path.is_file():
@@ -60,7 +61,7 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
     try:
         config = None if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path}: its config is not JSON") from None
     if not isinstance(config, dict | None):
         raise ValueError(f"{path}: its config is {text!r}, expected an object")
@@ -69,8 +70,13 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
 
 def weights_file(path: str | os.PathLike) -> Path:
     """The file that holds the weights of a checkpoint: itself, that of a directory or of a name."""
-    path = PUBLISHED.get(str(path), Path(path))
+    path = _located(path)
     return path / WEIGHTS_FILE if path.is_dir() else path
+
+
+def _located(path: str | os.PathLike) -> Path:
+    published = PUBLISHED.get(path) if isinstance(path, str) else None
+    return published or Path(path)
 
 
 def _read_config(path: Path) -> dict:
@@ -79,7 +85,7 @@ def _read_config(path: Path) -> dict:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError(f"{path}: not JSON") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected an object")
@@ -225,11 +231,14 @@ def infer_sizes(arrays: Arrays) -> dict:
     def shape(name):
         if name not in arrays:
             raise ValueError(f"not the weights of a TAE: there is no {name}")
-        return arrays[name].shape
+        shape = arrays[name].shape
+        if len(shape) != 4 or min(shape) < 1:
+            raise ValueError(f"not the weights of a TAE: {name} is {shape}, expected (o c h w)")
+        return shape
 
     def count(pattern):
         found = (re.match(pattern, name) for name in arrays)
-        return 1 + max((int(match[1]) for match in found if match), default=-1)
+        return len({match[1] for match in found if match})
 
     ch, in_channels = shape("encoder.conv_in.conv_spat.weight")[:2]
     widths = [
@@ -246,3 +255,14 @@ def infer_sizes(arrays: Arrays) -> dict:
         "use_quant_conv": "quant_conv.weight" in arrays,
         "use_post_quant_conv": "post_quant_conv.weight" in arrays,
     }
+
+
+def check_sizes(config: dict, sizes: dict, *, source: str | os.PathLike) -> None:
+    """Raise unless the sizes of a config are those that `infer_sizes` found.
+
+    Raises:
+        ValueError: a size is another; it is named with both.
+    """
+    for key, value in sizes.items():
+        if config[key] != value:
+            raise ValueError(f"{source}: {key} is {config[key]!r}, but the weights have {value!r}")
