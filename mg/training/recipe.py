@@ -183,7 +183,8 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
             videos and noise would be others than it has counted.
     """
     now = yaml.safe_load(recipe.to_yaml())
-    before = {**{key: None for key in now}, **before}
+    # A run begun before there was a key had what is now its default.
+    before = {**{key: getattr(Recipe, key, None) for key in now}, **before}
     changes = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
     changes.pop("output_path", None)  # the directory may have been moved
     broken = [key for key in _FIXED if key in changes]

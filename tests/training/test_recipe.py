@@ -7,7 +7,7 @@ from cli.support import ROOT, flags, run, train_flags, write_index
 
 from mg.cli import train
 from mg.cli.command import parse, settings_parser
-from mg.training.recipe import Recipe
+from mg.training.recipe import Recipe, check_continues
 
 pytestmark = pytest.mark.once
 
@@ -82,6 +82,16 @@ def test_a_written_recipe_reads_back_the_same(tmp_path):
         path = tmp_path / "recipe.yaml"
         path.write_text(recipe.to_yaml())
         assert read("--config", path) == recipe
+
+
+def test_a_run_begun_before_a_key_existed_had_its_default():
+    recipe = Recipe(**PATHS, perceptual_weight=0)
+    before = yaml.safe_load(recipe.to_yaml())
+    for key in ("ema_decay", "disc_weight", "disc_ndf", "colour_start", "max_zoom"):
+        del before[key]
+    assert check_continues(before, recipe) == {}
+    with pytest.raises(ValueError, match="ema_decay was 0.0 and is 0.5"):
+        check_continues(before, Recipe(**PATHS, perceptual_weight=0, ema_decay=0.5))
 
 
 def test_exponents_in_a_file_are_numbers(tmp_path):
