@@ -1,5 +1,6 @@
 """Everything that decides a training run, in one flat place."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 import yaml
@@ -142,6 +143,9 @@ class Recipe:
         for key, minimum in least.items():
             if not getattr(self, key) >= minimum:
                 raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
+        for key, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}, expected a finite number")
         for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")

@@ -134,6 +134,8 @@ def test_every_recipe_of_the_repository_is_read(path):
         ({"seed": -1}, ("seed is -1", "at least 0")),
         ({"learning_rate": -0.1}, ("learning_rate is -0.1", "at least 0")),
         ({"learning_rate": ".nan"}, ("learning_rate is nan", "at least 0")),
+        ({"learning_rate": ".inf"}, ("learning_rate is inf", "finite")),
+        ({"mixed_image_ratio": ".nan"}, ("mixed_image_ratio is nan", "finite")),
         ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
         ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
         ({"jit_level": "O2"}, ("jit_level is 'O2'", "O0", "O1")),
