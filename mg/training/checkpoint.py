@@ -126,10 +126,19 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def keep_checkpoints(folder: Path, *, last: int, also: int | None) -> None:
-    """Delete all but the `last` newest checkpoints and that of step `also`."""
+def keep_checkpoints(folder: Path, *, last: int, also: set[int | None]) -> None:
+    """Delete all but the `last` newest checkpoints and those of the steps `also`."""
     for path in list_checkpoints(folder)[:-last]:
-        if step_of(path) != also:
+        if step_of(path) not in also:
+            delete_checkpoint(path)
+
+
+def delete_newer(folder: Path, step: int) -> None:
+    """Delete the checkpoints after `step`, the damaged ones that were passed over; they would
+    count as the newest."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            logger.warning("%s: deleted, since training goes on from update %d", path, step)
             delete_checkpoint(path)
 
 

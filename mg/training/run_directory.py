@@ -18,6 +18,7 @@ from mg.training.checkpoint import (
     WEIGHTS,
     Checkpoint,
     clear_remains,
+    delete_newer,
     keep_checkpoints,
     newest_checkpoint,
     read_checkpoint,
@@ -68,7 +69,7 @@ class RunDirectory:
 
     def begin(self, step: int) -> None:
         """Make the directory ready for writing; what was logged after update `step`, the last one
-        saved, is dropped, or all if that is 0.
+        saved, is dropped, or all if that is 0, and so are checkpoints after it.
 
         Raises:
             OSError: the directory cannot be made or written.
@@ -79,6 +80,7 @@ class RunDirectory:
         from tensorboardX import SummaryWriter
 
         self._take_lock()
+        delete_newer(self._checkpoints, step)
         with atomic_path(self.path / "recipe.yaml") as temporary:
             temporary.write_text(self._recipe.to_yaml())
         metrics = self.path / "metrics.jsonl"
@@ -135,7 +137,9 @@ class RunDirectory:
             with atomic_path(self.path / "best.json") as temporary:
                 temporary.write_text(json.dumps(best, indent=2) + "\n")
         keep_checkpoints(
-            self._checkpoints, last=self._recipe.keep_checkpoints, also=best and best["step"]
+            self._checkpoints,
+            last=self._recipe.keep_checkpoints,
+            also={step, best and best["step"]},
         )
 
     def close(self) -> None:

@@ -224,6 +224,21 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before_exac
     assert_same_runs(uninterrupted, output)
 
 
+@pytest.mark.once
+def test_checkpoints_after_damaged_ones_are_kept_and_the_damaged_ones_deleted(
+    videos, uninterrupted, tmp_path, capsys, caplog
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    folder = output / "checkpoints"
+    for number in (100, 200, 300):
+        shutil.copytree(folder / "step_12", folder / f"step_{number}")
+        truncate(folder / f"step_{number}" / "tae.safetensors")
+    args = full_flags(videos, output, train_steps=14, ckpt_save_steps=1, val_steps=0)
+    assert run(train.main, args, capsys).code == 0
+    assert {12, 13, 14} <= set(map(step_of, list_checkpoints(folder))) < set(range(15))
+    assert "step_300: deleted, since training goes on from update 12" in caplog.text
+
+
 # Changed; which framework trains does not matter
 
 
