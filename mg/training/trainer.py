@@ -51,6 +51,9 @@ class Progress:
 class Trainer:
     """What a run is made of; `stack` ends it.
 
+    Attributes:
+        saved: the update after which the newest checkpoint was written, 0 without one.
+
     Raises:
         ValueError, OSError: something is wrong with the recipe, data, weights or directory. The
             directory is as it was then.
@@ -61,6 +64,7 @@ class Trainer:
         self.run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
         start = self.run.start
         self._progress = Progress(**start.state["progress"]) if start else Progress()
+        self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
         self._tae = _network(recipe, start and self.run.start_weights)
         lpips = None if recipe.lpips_weights is None else LPIPS(recipe.lpips_weights)
@@ -93,6 +97,11 @@ class Trainer:
     def step(self) -> int:
         """Updates done."""
         return self._progress.step
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last update was skipped, since it was not finite."""
+        return self._update.skipped_in_row > 0
 
     @property
     def diverged(self) -> bool:
@@ -135,7 +144,7 @@ class Trainer:
             self.validate()
 
     def validate(self) -> bool:
-        """Measure the network; says whether it is better than ever."""
+        """Measure the network; says whether it is better than ever, and so to be saved."""
         if not self._validation:
             return False
         began = time.perf_counter()
@@ -143,7 +152,8 @@ class Trainer:
         weights = "ema" if self._update.has_average else "tae"
         psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
         best = self._progress.best
-        improved = self.step > 0 and (best is None or psnr > best["psnr"])
+        improved = self.step > 0 and not self.skipping
+        improved = improved and (best is None or psnr > best["psnr"])
         if improved:
             path = f"checkpoints/step_{self.step}/{weights}.safetensors"
             self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}
@@ -157,6 +167,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.saved = self.step
         if ranks.is_first():
             arrays, numbers = self._update.state()
             state = {"progress": asdict(self._progress), "update": numbers}
@@ -172,11 +183,11 @@ class Trainer:
             names = ", ".join(sorted(self._broken))
             logger.warning("%d videos could not be used: %s", len(self._broken), names)
         if self.diverged:
+            place = f"goes on from update {self.saved}, the last saved" if self.saved else "begins anew"
             raise ValueError(
                 f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
                 f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
-                "videos. The run is saved: the same command, with a lower --learning_rate say, "
-                "goes on"
+                f"videos. The same command, with a lower --learning_rate say, {place}"
             )
         if self.step >= self.recipe.train_steps and ranks.is_first():
             averaged = self._update.averaged() if self._update.has_average else None

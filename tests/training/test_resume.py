@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from mg.cli import train
 from mg.training.checkpoint import list_checkpoints, newest_checkpoint, step_of
+from mg.training.step import TrainStep
 
 SCRIPT = ROOT / "scripts" / "train_tae.py"
 
@@ -393,24 +394,41 @@ def test_a_clip_deleted_in_the_middle_of_a_run_is_skipped_and_named(tmp_path):
 
 
 @pytest.mark.once
-def test_too_many_updates_that_are_not_finite_stop_the_run_with_a_saved_state(
+def test_too_many_updates_that_are_not_finite_stop_the_run_and_none_is_saved(
     videos, tmp_path, capsys, caplog
 ):
     output = tmp_path / "run"
-    options = {"train_steps": 20, "max_skipped_updates": 3, "kl_weight": 1e38, "log_interval": 50}
-    outcome = run(train.main, train_flags(videos, output, **options), capsys)
+    options = {"train_steps": 2, "max_skipped_updates": 3, "keep_checkpoints": 1}
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    harm = {"train_steps": 20, "kl_weight": 1e38, "log_interval": 50, "ckpt_save_steps": 1}
+    outcome = run(train.main, train_flags(videos, output, **options | harm), capsys)
     assert outcome.code == 2
-    assert "stopped after update 4: 4 in a row" in outcome.err[-1]
-    lines = lines_of(output)
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert "stopped after update 6: 4 in a row" in outcome.err[-1]
+    assert "goes on from update 2" in outcome.err[-1]
+    lines = lines_of(output)[2:]
+    assert [line["step"] for line in lines] == [3, 4, 5, 6]
     for number, line in enumerate(lines, 1):
         assert line["skipped_updates"] == number
         assert line["grad_norm"] is None  # JSON has no infinity
         assert set(line["skipped_videos"]) <= {"a.mp4", "b.mp4", "c.mp4"}
         assert line["skipped_videos"]
-    assert "update 4 skipped" in caplog.text
-    assert step_of(newest_checkpoint(output / "checkpoints")) == 4
-    options = {"train_steps": 6, "max_skipped_updates": 3}  # with a weight that does no harm
-    outcome = run(train.main, train_flags(videos, output, **options), capsys)
-    assert outcome.code == 0
-    assert [line["skipped_updates"] for line in lines_of(output)[4:]] == [4, 4]
+    assert "update 6 skipped" in caplog.text
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [2]
+    args = train_flags(videos, output, **options | {"train_steps": 4})  # the harmless weight
+    assert run(train.main, args, capsys).code == 0
+    assert [line["step"] for line in lines_of(output)] == [1, 2, 3, 4]
+    assert [line["skipped_updates"] for line in lines_of(output)] == [0, 0, 0, 0]
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [4]
+
+
+@pytest.mark.once
+def test_what_is_to_be_saved_waits_for_an_update_that_is_not_skipped(videos, tmp_path, monkeypatch):
+    measure = TrainStep._count
+    places = iter(range(1, 9))
+    monkeypatch.setattr(
+        TrainStep, "_count", lambda self, finite, loss: measure(self, next(places) not in (2, 3), 1)
+    )
+    output = tmp_path / "run"
+    options = {"train_steps": 8, "ckpt_save_steps": 3, "keep_checkpoints": 9}
+    assert train.main(train_flags(videos, output, **options)) == 0
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [4, 6, 8]

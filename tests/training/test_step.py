@@ -164,7 +164,8 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_counted(make_step, val
         assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
     assert not math.isfinite(metrics["grad_norm"]) or not math.isfinite(metrics["loss"])
     assert metrics["psnr"] != math.inf
-    assert numbers == {**before[1], "skipped_updates": 1, "skipped_in_row": 1}
+    assert numbers == {**before[1], "skipped_updates": 1}
+    assert step.skipped_in_row == 1
     assert metrics["skipped_updates"] == 1
     assert step(8, [video(0)], 1e-3)["skipped_updates"] == 1
     assert step.skipped_in_row == 0
@@ -251,7 +252,8 @@ def test_an_adversarial_update_that_is_not_finite_changes_nothing(with_adversary
     arrays, numbers = step.state()
     for name, kept in before[0].items():
         assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
-    assert numbers == {**before[1], "skipped_updates": 1, "skipped_in_row": 1}
+    assert numbers == {**before[1], "skipped_updates": 1}
+    assert step.skipped_in_row == 1
 
 
 def test_loss_scale_changes_no_gradient_and_halves_when_it_overflows(make_step):
