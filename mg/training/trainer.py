@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -151,9 +152,8 @@ class Trainer:
         numbers, picture = self._validation(self._update)
         weights = "ema" if self._update.has_average else "tae"
         psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
-        best = self._progress.best
-        improved = self.step > 0 and not self.skipping
-        improved = improved and (best is None or psnr > best["psnr"])
+        best = self._progress.best["psnr"] if self._progress.best else -math.inf
+        improved = self.step > 0 and not self.skipping and psnr > best
         if improved:
             path = f"checkpoints/step_{self.step}/{weights}.safetensors"
             self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}

@@ -1,6 +1,7 @@
 """How good a network is, measured inside a run."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -48,17 +49,18 @@ class Validation:
             "psnr_first" and "psnr_last", of those frames alone, and "psnr_seams", of the frames
             at which tiles meet, where there are any. And, in the first process, a picture uint8
             `(h w 3)` with a row for each of the first videos: its middle frame, the
-            reconstruction of it, and that of the average.
+            reconstruction of it, and that of the average. A mean is NaN where a reconstruction
+            is not finite, that of a network which has diverged.
 
         Raises:
             ValueError: no video can be read.
         """
-        scores, pairs = self._measure(self._tae)
+        scores, pairs = self._measure(self._whole)
         numbers = {f"val/{name}": value for name, value in scores.items()}
         columns = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
         if update.has_average:
             with update.averaged():
-                scores, pairs = self._measure(self._tae)
+                scores, pairs = self._measure(self._whole)
             numbers |= {f"val_ema/{name}": value for name, value in scores.items()}
             columns.append([pair[1] for pair in pairs])
         rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
@@ -82,7 +84,10 @@ class Validation:
             with backend.no_grad():
                 video = backend.from_numpy(clip[None])
                 reconstruction = backend.to_numpy(reconstruct(video))[0]
-            scores, *compared = score(clip, reconstruction, frames, self._lpips)
+            shown = np.nan_to_num(reconstruction, posinf=1, neginf=-1)
+            scores, *compared = score(clip, shown, frames, self._lpips)
+            if not np.isfinite(reconstruction).all():
+                scores = {name: np.full(frames, math.nan) for name in scores}
             rows.append(_summary(scores))
             if len(pictures) < PICTURES:
                 pictures.append([video[frames // 2] for video in compared])
@@ -91,8 +96,14 @@ class Validation:
             raise ValueError(f"none of the {len(self._paths)} validation videos can be read")
         return _means(rows), pictures
 
+    def _whole(self, video: backend.Tensor) -> backend.Tensor:
+        _, mean, _ = self._tae.encode(video, sample=False)
+        if not np.isfinite(backend.to_numpy(mean)).all():  # which `decode` refuses
+            return video * math.nan
+        return self._tae.decode(mean, video.shape[2], (video.shape[3], video.shape[4]))
+
     def _frame_by_frame(self, video: backend.Tensor) -> backend.Tensor:
-        frames = [self._tae(video[:, :, t : t + 1]) for t in range(video.shape[2])]
+        frames = [self._whole(video[:, :, t : t + 1]) for t in range(video.shape[2])]
         return backend.cat(frames, 2)
 
 

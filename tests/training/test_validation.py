@@ -122,6 +122,27 @@ def test_first_last_and_seam_frames_stand_apart():
     assert "psnr_seams" not in _summary({"psnr": values[:32]})
 
 
+@pytest.mark.parametrize("part", ["encoder.conv_in", "decoder.conv_out"])
+def test_a_network_that_has_diverged_scores_nan_and_goes_on_until_too_much_is_skipped(
+    videos, start, tmp_path, capsys, part
+):
+    tae = TemporalAutoencoder(start)
+    weight = backend.named_parameters(tae)[f"{part}.conv_spat.weight"]
+    backend.assign(weight, np.full(tuple(weight.shape), np.nan, np.float32))
+    tae.save_checkpoint(tmp_path / "diverged.safetensors")
+    options = {"pretrained": tmp_path / "diverged.safetensors", "tae_config": {}, "val_steps": 1}
+    options |= {"val_csv_path": videos / "videos.csv", "max_skipped_updates": 1, "ema_decay": 0.5}
+    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
+    assert outcome.code == 2
+    assert "stopped after update 2: 2 in a row" in outcome.err[-1]
+    assert outcome.err[-1].endswith("begins anew")
+    lines = [line for line in lines_of(tmp_path / "run") if "val/psnr" in line]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        assert {line[f"{name}/psnr"] for name in ("val", "val_ema", "ceiling")} == {None}
+    assert not (tmp_path / "run" / "best.json").exists()
+
+
 @pytest.mark.once
 def test_validation_without_a_readable_video_is_an_error_before_training(tmp_path, capsys):
     videos = write_dataset(tmp_path / "videos")
