@@ -28,7 +28,7 @@ class Validation:
     """Reconstructs the validation videos, first frames and centres, each process its share.
 
     Raises:
-        ValueError, OSError: something is wrong with the CSV or its folder.
+        ValueError, OSError: something is wrong with the CSV or its folder, or no video can be read.
     """
 
     def __init__(self, recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None):
@@ -38,6 +38,8 @@ class Validation:
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames
         self._image_size, self._stride = recipe.image_size, recipe.sample_stride
+        if all(self._clip(path) is None for path in self._paths):  # up to the first that is read
+            raise self._unreadable()
         tae.tiling = TILES if self._num_frames > TILE_FRAMES else None  # training knows no tiles
 
     def __call__(self, update: TrainStep) -> tuple[dict[str, float], np.ndarray | None]:
@@ -75,12 +77,10 @@ class Validation:
     def _measure(self, reconstruct: Reconstruct) -> tuple[dict[str, float], list]:
         rows, pictures = [], []
         for path in self._paths[backend.rank() :: backend.world_size()]:
-            try:
-                size = (self._num_frames, self._image_size)
-                clip, frames = judged_clip(path, *size, sample_stride=self._stride)
-            except (VideoError, OSError) as error:
-                logger.warning("not validated with: %s", error)
+            judged = self._clip(path)
+            if judged is None:
                 continue
+            clip, frames = judged
             with backend.no_grad():
                 video = backend.from_numpy(clip[None])
                 reconstruction = backend.to_numpy(reconstruct(video))[0]
@@ -93,8 +93,20 @@ class Validation:
                 pictures.append([video[frames // 2] for video in compared])
         rows = [row for share in ranks.gather(rows) for row in share]
         if not rows:
-            raise ValueError(f"none of the {len(self._paths)} validation videos can be read")
+            raise self._unreadable()
         return _means(rows), pictures
+
+    def _clip(self, path: Path) -> tuple[np.ndarray, int] | None:
+        """`judged_clip` of a video, or None, with a warning, where it cannot be read."""
+        try:
+            size = (self._num_frames, self._image_size)
+            return judged_clip(path, *size, sample_stride=self._stride)
+        except (VideoError, OSError) as error:
+            logger.warning("not validated with: %s", error)
+            return None
+
+    def _unreadable(self) -> ValueError:
+        return ValueError(f"none of the {len(self._paths)} validation videos can be read")
 
     def _whole(self, video: backend.Tensor) -> backend.Tensor:
         _, mean, _ = self._tae.encode(video, sample=False)

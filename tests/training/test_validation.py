@@ -144,7 +144,7 @@ def test_a_network_that_has_diverged_scores_nan_and_goes_on_until_too_much_is_sk
 
 
 @pytest.mark.once
-def test_validation_without_a_readable_video_is_an_error_before_training(tmp_path, capsys):
+def test_validation_without_a_readable_video_is_an_error_that_leaves_no_run(tmp_path, capsys):
     videos = write_dataset(tmp_path / "videos")
     (videos / "text.mp4").write_text("no video")
     (tmp_path / "val.csv").write_text("video\ntext.mp4\n")
@@ -152,6 +152,7 @@ def test_validation_without_a_readable_video_is_an_error_before_training(tmp_pat
     outcome = run(train.main, args, capsys)
     assert outcome.code == 2
     assert "none of the 1 validation videos can be read" in outcome.err[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(backend.name != "torch", reason="MindSpore has no fp16 on the CPU")
