@@ -133,7 +133,9 @@ class RunDirectory:
         path = write_checkpoint(self._checkpoints, step, checkpoint, config)
         logger.info("wrote %s", path)
         best = state["progress"]["best"]
-        if best:
+        if not best:  # forgotten, where the validation is another than before
+            (self.path / "best.json").unlink(missing_ok=True)
+        else:
             with atomic_path(self.path / "best.json") as temporary:
                 temporary.write_text(json.dumps(best, indent=2) + "\n")
         keep_checkpoints(

@@ -37,7 +37,8 @@ class Progress:
         step: updates done, skipped ones included.
         batches, items: batches drawn, and clips in them, of all processes: the place in the data.
         videos: fingerprint of the list of videos in which `items` counts.
-        ceiling: what `Validation.ceiling` gave before training.
+        measured: fingerprint of what is validated with, in whose terms are
+        ceiling: what `Validation.ceiling` gave before training, and
         best: {"step", "psnr", "weights"} of the best validation.
     """
 
@@ -45,6 +46,7 @@ class Progress:
     batches: int = 0
     items: int = 0
     videos: str = ""
+    measured: str = ""
     ceiling: dict[str, float] | None = None
     best: dict | None = None
 
@@ -73,7 +75,7 @@ class Trainer:
         if start:
             self._update.restore(start.arrays, start.state["update"])
             self.run.start = None  # as large as the network and its moments
-        self._validation = Validation(recipe, self._tae, lpips) if recipe.val_csv_path else None
+        self._validation = _validation(recipe, self._tae, lpips, self._progress)
         self._broken: dict[str, str] = {}
         # No run where no video can be read.
         self._batches = (
@@ -183,11 +185,11 @@ class Trainer:
             names = ", ".join(sorted(self._broken))
             logger.warning("%d videos could not be used: %s", len(self._broken), names)
         if self.diverged:
-            place = f"goes on from update {self.saved}, the last saved" if self.saved else "begins anew"
+            again = f"goes on from update {self.saved}" if self.saved else "begins anew"
             raise ValueError(
                 f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
                 f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
-                f"videos. The same command, with a lower --learning_rate say, {place}"
+                f"videos. The same command, with a lower --learning_rate say, {again}"
             )
         if self.step >= self.recipe.train_steps and ranks.is_first():
             averaged = self._update.averaged() if self._update.has_average else None
@@ -243,6 +245,19 @@ def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
         )
     progress.videos = batches.fingerprint
     return batches
+
+
+def _validation(
+    recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None, progress: Progress
+) -> Validation | None:
+    if not recipe.val_csv_path:
+        return None
+    validation = Validation(recipe, tae, lpips)
+    if progress.measured and progress.measured != validation.fingerprint:
+        logger.warning("the validation is another than before: its best and ceiling are forgotten")
+        progress.best = progress.ceiling = None
+    progress.measured = validation.fingerprint
+    return validation
 
 
 def _compiles(recipe: Recipe) -> bool:

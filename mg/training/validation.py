@@ -1,5 +1,7 @@
 """How good a network is, measured inside a run."""
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -27,6 +29,10 @@ PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 class Validation:
     """Reconstructs the validation videos, first frames and centres, each process its share.
 
+    Attributes:
+        fingerprint: SHA-256, in hexadecimal, of what is measured: names, number of frames, their
+            size, stride. Numbers of another one do not compare.
+
     Raises:
         ValueError, OSError: something is wrong with the CSV or its folder, or no video can be read.
     """
@@ -38,6 +44,8 @@ class Validation:
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames
         self._image_size, self._stride = recipe.image_size, recipe.sample_stride
+        measured = [names, self._num_frames, self._image_size, self._stride]
+        self.fingerprint = hashlib.sha256(json.dumps(measured).encode()).hexdigest()
         if all(self._clip(path) is None for path in self._paths):  # up to the first that is read
             raise self._unreadable()
         tae.tiling = TILES if self._num_frames > TILE_FRAMES else None  # training knows no tiles

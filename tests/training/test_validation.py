@@ -16,7 +16,7 @@ from mg.evaluation.score import judged_clip
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.training.validation import _summary
 
-from .test_resume import lines_of
+from .test_resume import copy_run, lines_of
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,23 @@ def test_best_names_the_checkpoint_of_the_highest_psnr_of_the_average(validated)
     assert best["step"] == max(scores, key=scores.get)
     assert best["psnr"] == scores[best["step"]]
     assert TemporalAutoencoder(validated / best["weights"]).config["z_channels"] == 2
+
+
+@pytest.mark.once
+def test_another_validation_forgets_the_best_and_the_ceiling_of_the_one_before(
+    validated, videos, start, tmp_path, capsys, caplog
+):
+    output = copy_run(validated, tmp_path / "run")
+    state = output / "checkpoints" / "step_4" / "state.json"
+    assert json.loads(state.read_text())["progress"]["ceiling"]
+    options = {"pretrained": start, "tae_config": {}, "ema_decay": 0.5, "train_steps": 5}
+    options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 4, "learning_rate": 1.0}
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    assert "best and ceiling are forgotten" in caplog.text
+    (line,) = [x for x in lines_of(output) if x["step"] == 5 and "val/psnr" in x]
+    assert "ceiling/psnr" not in line
+    best = json.loads((output / "best.json").read_text())
+    assert (best["step"], best["psnr"]) == (5, line["val_ema/psnr"])
 
 
 def test_the_weights_to_use_are_the_average(validated):
