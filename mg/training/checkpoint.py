@@ -152,9 +152,12 @@ def delete_checkpoint(path: Path) -> None:
 
 def clear_remains(folder: Path) -> None:
     """Delete what a killed process left half written or half deleted."""
-    for path in _entries(folder):
-        if path.name.startswith(".step_") and path.name.endswith(".part"):
+    # The second is a file that safetensors renames when all is written.
+    for path in (*folder.glob(".*.part*"), *folder.glob(".tmp??????")):
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _entries(folder: Path) -> Iterator[Path]:

@@ -55,7 +55,8 @@ class RunDirectory:
         found = None
         if ranks.is_first() and self.path.is_dir():
             self._take_lock()
-            clear_remains(self._checkpoints)
+            for folder in (self.path, self.path / "validation", self._checkpoints):
+                clear_remains(folder)
             found = newest_checkpoint(self._checkpoints)
         name = ranks.gather(found and found.name)[0]
         self.start = self.start_weights = None

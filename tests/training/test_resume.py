@@ -188,6 +188,17 @@ def test_a_run_that_is_done_does_nothing_more(videos, uninterrupted, tmp_path):
     assert_same_runs(uninterrupted, output)
 
 
+@pytest.mark.once
+def test_what_a_killed_run_left_half_written_is_cleared(videos, uninterrupted, tmp_path, capsys):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    (output / "checkpoints" / ".step_12-abc.part").mkdir()
+    (output / "checkpoints" / ".step_12-abc.part" / "tae.safetensors").touch()
+    for name in (".tae-abc.part.safetensors", ".tmpAbc123", "validation/.step_12-abc.part.png"):
+        (output / name).touch()
+    assert run(train.main, full_flags(videos, output), capsys).code == 0
+    assert [path.name for path in output.rglob(".*")] == [".lock"]
+
+
 # Damaged
 
 
