@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.support import ROOT, process_environment, run, run_process, train_flags, write_dataset
+from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
 from mg.cli import train
@@ -315,27 +316,22 @@ def test_two_runs_in_one_directory_are_refused(videos, tmp_path, capsys):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs rights that this machine does not give")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 @pytest.mark.once
-def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, small_disk, tmp_path):
-    output = small_disk / "run"
+def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, disk, tmp_path):
+    output = disk / "run"
     options = {"ema_decay": 0, "train_steps": 2, "ckpt_save_steps": 1, "num_workers": 0}
     args = train_flags(videos, output, **options)
     assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
     newest = list_checkpoints(output / "checkpoints")[-1]
     before = {path.name: path.read_bytes() for path in newest.iterdir()}
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "filler").write_bytes(bytes(free - 30_000))
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(free - 30_000))
     outcome = run_process(
         SCRIPT, *train_flags(videos, output, **options | {"train_steps": 9}), cwd=tmp_path
     )
@@ -345,10 +341,21 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, small
     assert "Traceback" not in "\n".join(outcome.err)
     assert {path.name: path.read_bytes() for path in newest.iterdir()} == before
     assert not [path for path in output.rglob("*") if ".part" in path.name]
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     args = train_flags(videos, output, **options | {"train_steps": 4})
     assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
     assert last_step(output) == 4
+
+
+@pytest.mark.once
+def test_a_disk_that_fills_up_between_two_checkpoints_ends_the_run(videos, disk, tmp_path):
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(free - 40_000))
+    options = {"train_steps": 300, "ckpt_save_steps": 0, "mixed_strategy": "image_only"}
+    outcome = run_process(SCRIPT, *train_flags(videos, disk / "run", **options), cwd=tmp_path)
+    assert outcome.code == 2
+    assert "run: the metrics cannot be written: No space left on device" in outcome.err[-1]
+    assert "Traceback" not in "\n".join(outcome.err)
 
 
 @pytest.mark.once
