@@ -70,7 +70,7 @@ class Trainer:
         self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
         self._tae = _network(recipe, start and self.run.start_weights)
-        lpips = None if recipe.lpips_weights is None else LPIPS(recipe.lpips_weights)
+        lpips = _lpips(recipe)
         self._update = _train_step(recipe, self._tae, lpips)
         if start:
             self._update.restore(start.arrays, start.state["update"])
@@ -284,6 +284,14 @@ def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
             f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"
         )
     return tae
+
+
+def _lpips(recipe: Recipe) -> LPIPS | None:
+    if recipe.lpips_weights is None:
+        return None
+    lpips = LPIPS(recipe.lpips_weights)
+    lpips.check_size(recipe.image_size, recipe.image_size)
+    return lpips
 
 
 def _train_step(recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None) -> TrainStep:
