@@ -36,8 +36,9 @@ def test_help_has_a_line_for_every_key(capsys):
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
     config = write_yaml(tmp_path / "a.yaml", **PATHS, perceptual_weight=0, batch_size=3, seed=4)
-    recipe = read("--config", config, "--seed", 5)
-    assert (recipe.batch_size, recipe.seed) == (3, 5)
+    for args in (("--config", config, "--seed", 5), ("--seed", 5, f"--config={config}")):
+        recipe = read(*args)
+        assert (recipe.batch_size, recipe.seed) == (3, 5)
     assert recipe.num_frames == Recipe(**PATHS, perceptual_weight=0).num_frames
 
 
@@ -160,6 +161,13 @@ def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
 def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
     args = ["--config", tmp_path / "none.yaml", *train_flags(tmp_path, tmp_path / "run")]
     run(train.main, args, capsys).assert_refused("none.yaml")
+
+
+@pytest.mark.parametrize("content", [b"", b"- seed", b"seed: [", b"seed: 1 # \xff", b"\x00"])
+def test_a_file_without_options_is_named_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    args = [*train_flags(tmp_path, tmp_path / "run"), "--config", tmp_path / "a.yaml"]
+    run(train.main, args, capsys).assert_refused("a.yaml: ", "YAML file")
 
 
 def test_options_that_have_to_be_given_are_named_in_one_line(capsys):
