@@ -263,6 +263,7 @@ def test_loss_scale_changes_no_gradient_and_halves_when_it_overflows(make_step):
     _, step = make_step(scaled, loss_scale=scale)
     second = step(1, [video(0)], 1e-3)
     assert second["loss"] == first["loss"]
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-5)
     assert second["loss_scale"] == 2.0**10
     size = norm_of(plain.gradients[0])
     for a, b in zip(plain.gradients[0], scaled.gradients[0], strict=True):
@@ -273,6 +274,24 @@ def test_loss_scale_changes_no_gradient_and_halves_when_it_overflows(make_step):
     assert step(3, [video(0)], 1e-3)["skipped_updates"] == 0
     assert scale.value == 1.5e38
     assert len(scaled.gradients) == 2
+
+
+def test_a_loss_that_is_not_finite_is_counted_though_the_loss_scale_gives_way(make_step):
+    scale = LossScale()
+    _, step = make_step(RecordingOptimizer(), loss_scale=scale)
+    broken = video(0)
+    broken[0, 0, 0, 0, 0] = math.nan
+    assert step(1, [broken], 1e-3)["skipped_updates"] == 1
+    assert scale.value == 2.0**15
+
+
+def test_a_restored_step_has_the_loss_scale(make_step):
+    _, step = make_step(loss_scale=LossScale(initial=2.0**10, growth_interval=2))
+    for number in (1, 2, 3):
+        step(number, [video(0)], 1e-3)
+    restored = LossScale(initial=1.0, growth_interval=2)
+    make_step(loss_scale=restored)[1].restore(*step.state())
+    assert restored.state() == {"value": 2.0**11, "good_updates": 1}
 
 
 def test_metrics_are_the_terms_their_weighted_sum_and_psnr(make_step):
