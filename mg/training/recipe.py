@@ -29,7 +29,7 @@ class Recipe:
         mixed_image_ratio: Share of image batches for mixed_video_image.
         num_workers: Processes that read videos; 0 reads in the training process.
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
-        tae_config: Keys of TAE_CONFIG to change, when there is no pretrained.
+        tae_config: Keys to change in the config of pretrained or, without one, in TAE_CONFIG.
         colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
             which spares a short training most of its way.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
