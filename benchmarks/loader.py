@@ -133,6 +133,7 @@ def _run(
         sample_stride=1,
         random_crop=True,
         random_flip=False,
+        max_zoom=1.0,
         mixed_strategy="video_only",
         mixed_image_ratio=0.0,
         seed=0,

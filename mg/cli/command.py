@@ -6,8 +6,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser
 
 BAD_INPUT = 2
@@ -32,14 +35,42 @@ def settings_parser(settings: type, description: str) -> Parser:
 
 
 def parse(parser: Parser, settings: type, args: list[str] | None):
-    """The dataclass `settings` made from the command line.
+    """The dataclass `settings` made from the command line, whose options override the YAML file.
 
     Raises:
-        ValueError: the dataclass refuses a value.
+        ValueError: the dataclass refuses a value, or the file is no YAML of options.
     """
-    values = parser.parse_args(args).as_dict()
+    values = parser.parse_args(_config_first(sys.argv[1:] if args is None else args)).as_dict()
     values.pop("config")
     return settings(**values)
+
+
+def _config_first(args: list[str]) -> list[str]:
+    """The arguments with `--config` first, since of two values of an option the later counts."""
+    configs, others = [], []
+    rest = iter(args)
+    for arg in rest:
+        if arg == "--config":
+            configs += [arg, *islice(rest, 1)]
+        elif arg.startswith("--config="):
+            configs.append(arg)
+        else:
+            others.append(arg)
+    for config in configs:
+        _check_config(config.removeprefix("--config="))
+    return configs + others
+
+
+def _check_config(path: str) -> None:
+    """Refuse what jsonargparse would refuse without the file's name."""
+    if not Path(path).is_file():
+        return
+    try:
+        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a YAML file in UTF-8 ({error})") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: expected a YAML file of options, a line `key: value` for each")
 
 
 def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:

@@ -46,7 +46,8 @@ def _read(path: str) -> dict:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.contiguous().numpy() for name, tensor in loaded.items()}
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError) as error:
+    # TypeError: of bf16, which numpy does not have.
+    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError, TypeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
         raise ValueError(f"{path}: not a PyTorch file of tensors ({reason})") from None
 

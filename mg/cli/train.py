@@ -16,8 +16,8 @@ def command(args: list[str] | None) -> None:
         return
     if trainer.step < recipe.train_steps:
         print(
-            f"Stopped after update {trainer.step} of {recipe.train_steps}; all is saved, and the "
-            "same command goes on.",
+            f"Stopped after update {trainer.step} of {recipe.train_steps}; the same command goes "
+            f"on from update {trainer.saved}.",
             flush=True,
         )
     else:

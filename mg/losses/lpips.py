@@ -40,8 +40,9 @@ class FrozenConv(Module):
 
     def __init__(self, arrays, name, stride=1, padding=0):
         super().__init__()
-        self.weight = parameter(arrays[f"{name}.weight"], trainable=False)
-        self.bias = parameter(arrays[f"{name}.bias"], trainable=False)
+        self.weight = parameter(arrays.pop(f"{name}.weight"), trainable=False)
+        self.bias = parameter(arrays.pop(f"{name}.bias"), trainable=False)
+        self.channels = self.weight.shape[0]
         self.stride, self.padding = stride, (padding,) * 4
 
     def forward(self, x):
@@ -56,6 +57,7 @@ class Fire(Module):
         self.squeeze = FrozenConv(arrays, f"{name}.squeeze")
         self.expand1x1 = FrozenConv(arrays, f"{name}.expand1x1")
         self.expand3x3 = FrozenConv(arrays, f"{name}.expand3x3", padding=1)
+        self.channels = self.expand1x1.channels + self.expand3x3.channels
 
     def forward(self, x):
         x = self.squeeze(x)
@@ -107,25 +109,32 @@ class LPIPS(Module):
 
     def __init__(self, weights: str | os.PathLike | dict[str, np.ndarray]):
         super().__init__()
-        arrays = weights if isinstance(weights, dict) else _read(weights)
+        source = "arrays" if isinstance(weights, dict) else weights
+        arrays = dict(weights) if isinstance(weights, dict) else _read(weights)
         squeeze = "features.3.squeeze.weight" in arrays
         try:
             stages = [
-                Stage(
-                    [_layer(arrays, kind, index, squeeze) for kind, index in layers],
-                    arrays[f"lin{number}.model.1.weight"].reshape(-1),
-                )
+                _stage(arrays, number, layers, squeeze)
                 for number, layers in enumerate(_SQUEEZENET if squeeze else _VGG16)
             ]
         except KeyError as error:
-            source = "arrays" if isinstance(weights, dict) else weights
             raise ValueError(f"{source}: not the weights of LPIPS, {error} is missing") from None
+        except ValueError as error:
+            raise ValueError(f"{source}: not the weights of LPIPS, {error}") from None
+        if arrays:  # each layer has taken its own
+            raise ValueError(f"{source}: not the weights of LPIPS, {min(arrays)!r} is unexpected")
+        self.smallest = 17 if squeeze else 16
         self.stages = ModuleList(stages)
         self.shift = parameter(np.reshape(SHIFT, (3, 1, 1)), trainable=False)
         self.scale = parameter(np.reshape(SCALE, (3, 1, 1)), trainable=False)
 
     def forward(self, video: Tensor, target: Tensor) -> Tensor:
-        """LPIPS of each frame `(b t)` between two videos `(b 3 t h w)` in [-1, 1]."""
+        """LPIPS of each frame `(b t)` between two videos `(b 3 t h w)` in [-1, 1].
+
+        Raises:
+            ValueError: see `check_size`.
+        """
+        self.check_size(video.shape[3], video.shape[4])
         x = (video.permute(0, 2, 1, 3, 4) - self.shift) / self.scale
         y = (target.permute(0, 2, 1, 3, 4) - self.shift) / self.scale
         distances = []
@@ -136,6 +145,30 @@ class LPIPS(Module):
         for distance in distances[1:]:
             total = total + distance
         return total
+
+    def check_size(self, height: int, width: int) -> None:
+        """A video's height and width in pixels must be at least `smallest`, of which the last
+        feature map has one position.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if min(height, width) < self.smallest:
+            raise ValueError(
+                f"a video of {height} x {width} pixels, LPIPS needs at least "
+                f"{self.smallest} x {self.smallest}"
+            )
+
+
+def _stage(arrays, number, layers, squeeze):
+    layers = [_layer(arrays, kind, index, squeeze) for kind, index in layers]
+    name = f"lin{number}.model.1.weight"
+    head = arrays.pop(name).reshape(-1)
+    if len(head) != layers[-1].channels:
+        raise ValueError(
+            f"{name} has {len(head)} numbers, expected {layers[-1].channels}, its feature map's"
+        )
+    return Stage(layers, head)
 
 
 def _layer(arrays, kind, index, squeeze):

@@ -126,10 +126,19 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def keep_checkpoints(folder: Path, *, last: int, also: int | None) -> None:
-    """Delete all but the `last` newest checkpoints and that of step `also`."""
+def keep_checkpoints(folder: Path, *, last: int, also: set[int | None]) -> None:
+    """Delete all but the `last` newest checkpoints and those of the steps `also`."""
     for path in list_checkpoints(folder)[:-last]:
-        if step_of(path) != also:
+        if step_of(path) not in also:
+            delete_checkpoint(path)
+
+
+def delete_newer(folder: Path, step: int) -> None:
+    """Delete the checkpoints after `step`, the damaged ones that were passed over; they would
+    count as the newest."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            logger.warning("%s: deleted, since training goes on from update %d", path, step)
             delete_checkpoint(path)
 
 
@@ -143,9 +152,12 @@ def delete_checkpoint(path: Path) -> None:
 
 def clear_remains(folder: Path) -> None:
     """Delete what a killed process left half written or half deleted."""
-    for path in _entries(folder):
-        if path.name.startswith(".step_") and path.name.endswith(".part"):
+    # The second is a file that safetensors renames when all is written.
+    for path in (*folder.glob(".*.part*"), *folder.glob(".tmp??????")):
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _entries(folder: Path) -> Iterator[Path]:

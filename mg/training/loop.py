@@ -12,7 +12,7 @@ from mg.training.trainer import Trainer
 def train(recipe: Recipe) -> Trainer:
     """Train by `recipe`, from the newest checkpoint in `output_path` if there is one, until
     `train_steps` updates are done, or until SIGTERM or Ctrl-C, after which the update at hand is
-    finished and saved.
+    finished and saved. While updates are skipped nothing is saved: the weights may be ruined.
 
     Raises:
         ValueError, OSError: what is wrong with the recipe, data, weights, device or directory; or
@@ -25,14 +25,15 @@ def train(recipe: Recipe) -> Trainer:
         interruption = stack.enter_context(Interruption())
         if trainer.step == 0:
             trainer.validate_start()
-        stopping = False
+        saving = stopping = False
         while trainer.step < recipe.train_steps and not stopping:
             trainer.update()
             stopping = any(ranks.gather(interruption.requested)) or trainer.diverged
             improved = is_due(trainer.step, recipe.val_steps, recipe.train_steps)
             improved = improved and trainer.validate()
-            saving = is_due(trainer.step, recipe.ckpt_save_steps, recipe.train_steps)
-            if saving or improved or stopping:
+            saving |= is_due(trainer.step, recipe.ckpt_save_steps, recipe.train_steps)
+            if (saving or improved or stopping) and not trainer.skipping:
                 trainer.save()
+                saving = False
         trainer.finish()
     return trainer

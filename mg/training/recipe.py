@@ -1,5 +1,6 @@
 """Everything that decides a training run, in one flat place."""
 
+import math
 from dataclasses import asdict, dataclass, field
 
 import yaml
@@ -28,7 +29,7 @@ class Recipe:
         mixed_image_ratio: Share of image batches for mixed_video_image.
         num_workers: Processes that read videos; 0 reads in the training process.
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
-        tae_config: Keys of TAE_CONFIG to change, when there is no pretrained.
+        tae_config: Keys to change in the config of pretrained or, without one, in TAE_CONFIG.
         colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
             which spares a short training most of its way.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
@@ -142,6 +143,9 @@ class Recipe:
         for key, minimum in least.items():
             if not getattr(self, key) >= minimum:
                 raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
+        for key, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}, expected a finite number")
         for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
@@ -183,7 +187,8 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
             videos and noise would be others than it has counted.
     """
     now = yaml.safe_load(recipe.to_yaml())
-    before = {**{key: None for key in now}, **before}
+    # A run begun before there was a key had what is now its default.
+    before = {**{key: getattr(Recipe, key, None) for key in now}, **before}
     changes = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
     changes.pop("output_path", None)  # the directory may have been moved
     broken = [key for key in _FIXED if key in changes]

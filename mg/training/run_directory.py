@@ -1,10 +1,13 @@
 """What a run leaves, and goes on from: checkpoints, metrics, recipe."""
 
+import contextlib
 import json
 import logging
 import math
 import os
 import platform
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from mg.training.checkpoint import (
     WEIGHTS,
     Checkpoint,
     clear_remains,
+    delete_newer,
     keep_checkpoints,
     newest_checkpoint,
     read_checkpoint,
@@ -54,7 +58,8 @@ class RunDirectory:
         found = None
         if ranks.is_first() and self.path.is_dir():
             self._take_lock()
-            clear_remains(self._checkpoints)
+            for folder in (self.path, self.path / "validation", self._checkpoints):
+                clear_remains(folder)
             found = newest_checkpoint(self._checkpoints)
         name = ranks.gather(found and found.name)[0]
         self.start = self.start_weights = None
@@ -68,17 +73,15 @@ class RunDirectory:
 
     def begin(self, step: int) -> None:
         """Make the directory ready for writing; what was logged after update `step`, the last one
-        saved, is dropped, or all if that is 0.
+        saved, is dropped, or all if that is 0, and so are checkpoints after it.
 
         Raises:
             OSError: the directory cannot be made or written.
         """
         if not ranks.is_first():
             return
-        # Here, after the framework: MindSpore cannot be imported once protobuf is, which this does.
-        from tensorboardX import SummaryWriter
-
         self._take_lock()
+        delete_newer(self._checkpoints, step)
         with atomic_path(self.path / "recipe.yaml") as temporary:
             temporary.write_text(self._recipe.to_yaml())
         metrics = self.path / "metrics.jsonl"
@@ -86,30 +89,39 @@ class RunDirectory:
         with atomic_path(metrics) as temporary:
             temporary.write_text("".join(lines))
         self._metrics = metrics.open("a", buffering=1)
-        self._tensorboard = SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=step and step + 1
-        )
+        self._tensorboard = _Events(self.path / "tensorboard", step and step + 1)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append an entry to `metrics.jsonl`, and its numbers to TensorBoard. What is not finite
-        becomes null, since JSON has no such numbers."""
+        becomes null, since JSON has no such numbers.
+
+        Raises:
+            OSError: they cannot be written.
+        """
         if not (self._metrics and self._tensorboard):
             return
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in metrics.items()
         }
-        self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
-        for name, value in finite.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, step)
+        with self._writing("metrics"):
+            self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
+            for name, value in finite.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_number(name, value, step)
+            self._tensorboard.flush()
 
     def log_picture(self, step: int, picture: np.ndarray | None) -> None:
-        """Write a picture, uint8 `(h w 3)`, as `validation/step_N.png` and to TensorBoard."""
+        """Write a picture, uint8 `(h w 3)`, as `validation/step_N.png` and to TensorBoard.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if self._tensorboard and picture is not None:
-            self._tensorboard.add_image("validation", picture, step, dataformats="HWC")
-            with atomic_path(self.path / "validation" / f"step_{step}.png") as temporary:
-                Image.fromarray(picture).save(temporary)
+            with self._writing("picture"):
+                self._tensorboard.add_picture("validation", picture, step)
+                with atomic_path(self.path / "validation" / f"step_{step}.png") as temporary:
+                    Image.fromarray(picture).save(temporary)
 
     def save(self, step: int, arrays: dict, state: dict, config: dict) -> None:
         """Write a checkpoint, then delete those that need not be kept.
@@ -124,25 +136,44 @@ class RunDirectory:
         """
         if not self._metrics:
             return
-        os.fsync(self._metrics.fileno())
+        with self._writing("metrics"):
+            os.fsync(self._metrics.fileno())
         versions = {"python": platform.python_version(), backend.name: backend.version}
         state = {**state, "versions": versions}
         checkpoint = Checkpoint(arrays, state, self._recipe.to_yaml())
         path = write_checkpoint(self._checkpoints, step, checkpoint, config)
         logger.info("wrote %s", path)
         best = state["progress"]["best"]
-        if best:
+        if not best:  # forgotten, where the validation is another than before
+            (self.path / "best.json").unlink(missing_ok=True)
+        else:
             with atomic_path(self.path / "best.json") as temporary:
                 temporary.write_text(json.dumps(best, indent=2) + "\n")
         keep_checkpoints(
-            self._checkpoints, last=self._recipe.keep_checkpoints, also=best and best["step"]
+            self._checkpoints,
+            last=self._recipe.keep_checkpoints,
+            also={step, best and best["step"]},
         )
 
     def close(self) -> None:
-        """Finish the files."""
-        for file in (self._metrics, self._tensorboard, self._lock):
-            if file:
-                file.close()
+        """Finish the files.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        # Each, even if another cannot be finished.
+        with self._writing("metrics"), contextlib.ExitStack() as files:
+            for file in (self._lock, self._tensorboard, self._metrics):
+                if file:
+                    files.callback(file.close)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"{self.path}: the {what} cannot be written: {reason}") from None
 
     def _take_lock(self) -> None:
         """Keep other runs out of the directory for as long as this process lives."""
@@ -152,6 +183,38 @@ class RunDirectory:
         self._lock = lock_folder(
             self.path, shared=False, busy="another process trains in this directory"
         )
+
+
+class _Events:
+    """TensorBoard's events, written by the calling thread. That of tensorboardX's SummaryWriter
+    ends without a word where the disk is full, and then what waits for it waits for ever.
+
+    Args:
+        folder: of the file, which is a new one.
+        purge_step: of files before, TensorBoard shows nothing from that step on.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        # Here, after the framework: MindSpore cannot be imported once protobuf is, which this does.
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore
+
+        self._event, self._summary = Event, summary
+        folder.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(folder / "events"))
+        self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+        self.flush, self.close = self._file.flush, self._file.close
+
+    def add_number(self, name: str, value: float, step: int) -> None:
+        self._write(step, summary=self._summary.scalar(name, value))
+
+    def add_picture(self, name: str, picture: np.ndarray, step: int) -> None:
+        """A picture uint8 `(h w 3)`."""
+        self._write(step, summary=self._summary.image(name, picture, dataformats="HWC"))
+
+    def _write(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
 
 
 def _lines_until(metrics: Path, step: int) -> list[str]:

@@ -174,7 +174,6 @@ class TrainStep:
             "optimizer_steps": steps,
             "applied_updates": self.applied,
             "skipped_updates": self.skipped,
-            "skipped_in_row": self.skipped_in_row,
             "loss_scale": self._loss_scale.state() if self._loss_scale else None,
         }
         if self._adversary:
@@ -200,7 +199,6 @@ class TrainStep:
             self._adversary.restore(arrays, numbers["adversary"])
         self.applied = numbers["applied_updates"]
         self.skipped = numbers["skipped_updates"]
-        self.skipped_in_row = numbers["skipped_in_row"]
 
     def _named(self, arrays: list[np.ndarray]) -> Arrays:
         return dict(zip(self._parameters, arrays, strict=True))

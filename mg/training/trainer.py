@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -36,7 +37,8 @@ class Progress:
         step: updates done, skipped ones included.
         batches, items: batches drawn, and clips in them, of all processes: the place in the data.
         videos: fingerprint of the list of videos in which `items` counts.
-        ceiling: what `Validation.ceiling` gave before training.
+        measured: fingerprint of what is validated with, in whose terms are
+        ceiling: what `Validation.ceiling` gave before training, and
         best: {"step", "psnr", "weights"} of the best validation.
     """
 
@@ -44,12 +46,16 @@ class Progress:
     batches: int = 0
     items: int = 0
     videos: str = ""
+    measured: str = ""
     ceiling: dict[str, float] | None = None
     best: dict | None = None
 
 
 class Trainer:
     """What a run is made of; `stack` ends it.
+
+    Attributes:
+        saved: the update after which the newest checkpoint was written, 0 without one.
 
     Raises:
         ValueError, OSError: something is wrong with the recipe, data, weights or directory. The
@@ -61,14 +67,15 @@ class Trainer:
         self.run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
         start = self.run.start
         self._progress = Progress(**start.state["progress"]) if start else Progress()
+        self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
         self._tae = _network(recipe, start and self.run.start_weights)
-        lpips = None if recipe.lpips_weights is None else LPIPS(recipe.lpips_weights)
+        lpips = _lpips(recipe)
         self._update = _train_step(recipe, self._tae, lpips)
         if start:
             self._update.restore(start.arrays, start.state["update"])
             self.run.start = None  # as large as the network and its moments
-        self._validation = Validation(recipe, self._tae, lpips) if recipe.val_csv_path else None
+        self._validation = _validation(recipe, self._tae, lpips, self._progress)
         self._broken: dict[str, str] = {}
         # No run where no video can be read.
         self._batches = (
@@ -93,6 +100,11 @@ class Trainer:
     def step(self) -> int:
         """Updates done."""
         return self._progress.step
+
+    @property
+    def skipping(self) -> bool:
+        """Whether the last update was skipped, since it was not finite."""
+        return self._update.skipped_in_row > 0
 
     @property
     def diverged(self) -> bool:
@@ -135,15 +147,15 @@ class Trainer:
             self.validate()
 
     def validate(self) -> bool:
-        """Measure the network; says whether it is better than ever."""
+        """Measure the network; says whether it is better than ever, and so to be saved."""
         if not self._validation:
             return False
         began = time.perf_counter()
         numbers, picture = self._validation(self._update)
         weights = "ema" if self._update.has_average else "tae"
         psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
-        best = self._progress.best
-        improved = self.step > 0 and (best is None or psnr > best["psnr"])
+        best = self._progress.best["psnr"] if self._progress.best else -math.inf
+        improved = self.step > 0 and not self.skipping and psnr > best
         if improved:
             path = f"checkpoints/step_{self.step}/{weights}.safetensors"
             self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}
@@ -157,6 +169,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint."""
+        self.saved = self.step
         if ranks.is_first():
             arrays, numbers = self._update.state()
             state = {"progress": asdict(self._progress), "update": numbers}
@@ -172,11 +185,11 @@ class Trainer:
             names = ", ".join(sorted(self._broken))
             logger.warning("%d videos could not be used: %s", len(self._broken), names)
         if self.diverged:
+            again = f"goes on from update {self.saved}" if self.saved else "begins anew"
             raise ValueError(
                 f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
                 f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
-                "videos. The run is saved: the same command, with a lower --learning_rate say, "
-                "goes on"
+                f"videos. The same command, with a lower --learning_rate say, {again}"
             )
         if self.step >= self.recipe.train_steps and ranks.is_first():
             averaged = self._update.averaged() if self._update.has_average else None
@@ -234,6 +247,19 @@ def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
     return batches
 
 
+def _validation(
+    recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None, progress: Progress
+) -> Validation | None:
+    if not recipe.val_csv_path:
+        return None
+    validation = Validation(recipe, tae, lpips)
+    if progress.measured and progress.measured != validation.fingerprint:
+        logger.warning("the validation is another than before: its best and ceiling are forgotten")
+        progress.best = progress.ceiling = None
+    progress.measured = validation.fingerprint
+    return validation
+
+
 def _compiles(recipe: Recipe) -> bool:
     return backend.compiles(recipe.compile, saves_memory=recipe.use_recompute)
 
@@ -258,6 +284,14 @@ def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
             f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"
         )
     return tae
+
+
+def _lpips(recipe: Recipe) -> LPIPS | None:
+    if recipe.lpips_weights is None:
+        return None
+    lpips = LPIPS(recipe.lpips_weights)
+    lpips.check_size(recipe.image_size, recipe.image_size)
+    return lpips
 
 
 def _train_step(recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None) -> TrainStep:

@@ -1,6 +1,9 @@
 """How good a network is, measured inside a run."""
 
+import hashlib
+import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,8 +29,12 @@ PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 class Validation:
     """Reconstructs the validation videos, first frames and centres, each process its share.
 
+    Attributes:
+        fingerprint: SHA-256, in hexadecimal, of what is measured: names, number of frames, their
+            size, stride. Numbers of another one do not compare.
+
     Raises:
-        ValueError, OSError: something is wrong with the CSV or its folder.
+        ValueError, OSError: something is wrong with the CSV or its folder, or no video can be read.
     """
 
     def __init__(self, recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None):
@@ -37,6 +44,10 @@ class Validation:
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames
         self._image_size, self._stride = recipe.image_size, recipe.sample_stride
+        measured = [names, self._num_frames, self._image_size, self._stride]
+        self.fingerprint = hashlib.sha256(json.dumps(measured).encode()).hexdigest()
+        if all(self._clip(path) is None for path in self._paths):  # up to the first that is read
+            raise self._unreadable()
         tae.tiling = TILES if self._num_frames > TILE_FRAMES else None  # training knows no tiles
 
     def __call__(self, update: TrainStep) -> tuple[dict[str, float], np.ndarray | None]:
@@ -48,17 +59,18 @@ class Validation:
             "psnr_first" and "psnr_last", of those frames alone, and "psnr_seams", of the frames
             at which tiles meet, where there are any. And, in the first process, a picture uint8
             `(h w 3)` with a row for each of the first videos: its middle frame, the
-            reconstruction of it, and that of the average.
+            reconstruction of it, and that of the average. A mean is NaN where a reconstruction
+            is not finite, that of a network which has diverged.
 
         Raises:
             ValueError: no video can be read.
         """
-        scores, pairs = self._measure(self._tae)
+        scores, pairs = self._measure(self._whole)
         numbers = {f"val/{name}": value for name, value in scores.items()}
         columns = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
         if update.has_average:
             with update.averaged():
-                scores, pairs = self._measure(self._tae)
+                scores, pairs = self._measure(self._whole)
             numbers |= {f"val_ema/{name}": value for name, value in scores.items()}
             columns.append([pair[1] for pair in pairs])
         rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
@@ -73,26 +85,45 @@ class Validation:
     def _measure(self, reconstruct: Reconstruct) -> tuple[dict[str, float], list]:
         rows, pictures = [], []
         for path in self._paths[backend.rank() :: backend.world_size()]:
-            try:
-                size = (self._num_frames, self._image_size)
-                clip, frames = judged_clip(path, *size, sample_stride=self._stride)
-            except (VideoError, OSError) as error:
-                logger.warning("not validated with: %s", error)
+            judged = self._clip(path)
+            if judged is None:
                 continue
+            clip, frames = judged
             with backend.no_grad():
                 video = backend.from_numpy(clip[None])
                 reconstruction = backend.to_numpy(reconstruct(video))[0]
-            scores, *compared = score(clip, reconstruction, frames, self._lpips)
+            shown = np.nan_to_num(reconstruction, posinf=1, neginf=-1)
+            scores, *compared = score(clip, shown, frames, self._lpips)
+            if not np.isfinite(reconstruction).all():
+                scores = {name: np.full(frames, math.nan) for name in scores}
             rows.append(_summary(scores))
             if len(pictures) < PICTURES:
                 pictures.append([video[frames // 2] for video in compared])
         rows = [row for share in ranks.gather(rows) for row in share]
         if not rows:
-            raise ValueError(f"none of the {len(self._paths)} validation videos can be read")
+            raise self._unreadable()
         return _means(rows), pictures
 
+    def _clip(self, path: Path) -> tuple[np.ndarray, int] | None:
+        """`judged_clip` of a video, or None, with a warning, where it cannot be read."""
+        try:
+            size = (self._num_frames, self._image_size)
+            return judged_clip(path, *size, sample_stride=self._stride)
+        except (VideoError, OSError) as error:
+            logger.warning("not validated with: %s", error)
+            return None
+
+    def _unreadable(self) -> ValueError:
+        return ValueError(f"none of the {len(self._paths)} validation videos can be read")
+
+    def _whole(self, video: backend.Tensor) -> backend.Tensor:
+        _, mean, _ = self._tae.encode(video, sample=False)
+        if not np.isfinite(backend.to_numpy(mean)).all():  # which `decode` refuses
+            return video * math.nan
+        return self._tae.decode(mean, video.shape[2], (video.shape[3], video.shape[4]))
+
     def _frame_by_frame(self, video: backend.Tensor) -> backend.Tensor:
-        frames = [self._tae(video[:, :, t : t + 1]) for t in range(video.shape[2])]
+        frames = [self._whole(video[:, :, t : t + 1]) for t in range(video.shape[2])]
         return backend.cat(frames, 2)
 
 

@@ -123,6 +123,25 @@ def test_something_else_than_named_tensors_is_named_in_one_line(tmp_path, capsys
         assert not target.exists()
 
 
+def test_heads_of_another_network_are_refused_and_nothing_is_written(tmp_path, capsys, rng):
+    features, _ = vgg_arrays(rng)
+    alexnet = {
+        f"lin{number}.model.1.weight": rng.random((1, count, 1, 1), dtype=np.float32)
+        for number, count in enumerate((64, 192, 384, 256, 256))
+    }
+    parts = save_pth(tmp_path / "vgg16.pth", features), save_pth(tmp_path / "alex.pth", alexnet)
+    outcome = convert(*parts, tmp_path / "lpips.safetensors", capsys)
+    outcome.assert_refused("lin1.model.1.weight has 192 numbers, expected 128")
+    assert not (tmp_path / "lpips.safetensors").exists()
+
+
+def test_half_precision_that_numpy_lacks_is_named_in_one_line(tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    torch.save({"features.0.weight": torch.zeros(2, dtype=torch.bfloat16)}, path)
+    outcome = convert(path, path, tmp_path / "lpips.safetensors", capsys)
+    outcome.assert_refused("a.pth", "BFloat16")
+
+
 def test_a_missing_file_or_array_is_named_in_one_line_and_nothing_is_written(tmp_path, capsys, rng):
     features, heads = vgg_arrays(rng)
     target = tmp_path / "lpips.safetensors"

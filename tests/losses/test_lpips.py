@@ -211,6 +211,28 @@ def test_a_missing_weight_is_an_error_that_names_it(tmp_path, name):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "length", "message"),
+    [
+        ("lin1.model.1.weight", 192, "lin1.model.1.weight has 192 numbers, expected 128"),
+        ("lin7.model.1.weight", 64, "'lin7.model.1.weight' is unexpected"),
+        ("features.13.weight", 64, "'features.13.weight' is unexpected"),
+    ],
+)
+def test_arrays_of_another_network_are_an_error_that_names_one(tmp_path, name, length, message):
+    arrays = {**random_squeezenet(), name: np.ones((1, length, 1, 1), np.float32)}
+    path = save(tmp_path / "a.safetensors", arrays)
+    with pytest.raises(ValueError, match=f"a.safetensors: not the weights of LPIPS, {message}"):
+        LPIPS(path)
+
+
+def test_videos_that_its_last_feature_map_does_not_see_are_an_error_with_both_sizes(lpips):
+    assert np.isfinite(distance(lpips, *videos(1, 3, 1, 17, 17))).all()
+    with pytest.raises(ValueError, match="17 x 16 pixels, LPIPS needs at least 17 x 17"):
+        distance(lpips, *videos(1, 3, 1, 17, 16))
+
+
+@pytest.mark.once
 def test_a_missing_or_damaged_file_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(FileNotFoundError, match="a.safetensors: no such file of LPIPS weights"):

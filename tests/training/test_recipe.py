@@ -7,7 +7,7 @@ from cli.support import ROOT, flags, run, train_flags, write_index
 
 from mg.cli import train
 from mg.cli.command import parse, settings_parser
-from mg.training.recipe import Recipe
+from mg.training.recipe import Recipe, check_continues
 
 pytestmark = pytest.mark.once
 
@@ -36,8 +36,9 @@ def test_help_has_a_line_for_every_key(capsys):
 
 def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
     config = write_yaml(tmp_path / "a.yaml", **PATHS, perceptual_weight=0, batch_size=3, seed=4)
-    recipe = read("--config", config, "--seed", 5)
-    assert (recipe.batch_size, recipe.seed) == (3, 5)
+    for args in (("--config", config, "--seed", 5), ("--seed", 5, f"--config={config}")):
+        recipe = read(*args)
+        assert (recipe.batch_size, recipe.seed) == (3, 5)
     assert recipe.num_frames == Recipe(**PATHS, perceptual_weight=0).num_frames
 
 
@@ -84,6 +85,16 @@ def test_a_written_recipe_reads_back_the_same(tmp_path):
         assert read("--config", path) == recipe
 
 
+def test_a_run_begun_before_a_key_existed_had_its_default():
+    recipe = Recipe(**PATHS, perceptual_weight=0)
+    before = yaml.safe_load(recipe.to_yaml())
+    for key in ("ema_decay", "disc_weight", "disc_ndf", "colour_start", "max_zoom"):
+        del before[key]
+    assert check_continues(before, recipe) == {}
+    with pytest.raises(ValueError, match="ema_decay was 0.0 and is 0.5"):
+        check_continues(before, Recipe(**PATHS, perceptual_weight=0, ema_decay=0.5))
+
+
 def test_exponents_in_a_file_are_numbers(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("learning_rate: 1e-5\nkl_weight: 1e-6\nperceptual_weight: 0\n")
@@ -124,6 +135,8 @@ def test_every_recipe_of_the_repository_is_read(path):
         ({"seed": -1}, ("seed is -1", "at least 0")),
         ({"learning_rate": -0.1}, ("learning_rate is -0.1", "at least 0")),
         ({"learning_rate": ".nan"}, ("learning_rate is nan", "at least 0")),
+        ({"learning_rate": ".inf"}, ("learning_rate is inf", "finite")),
+        ({"mixed_image_ratio": ".nan"}, ("mixed_image_ratio is nan", "finite")),
         ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
         ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
         ({"jit_level": "O2"}, ("jit_level is 'O2'", "O0", "O1")),
@@ -148,6 +161,13 @@ def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
 def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
     args = ["--config", tmp_path / "none.yaml", *train_flags(tmp_path, tmp_path / "run")]
     run(train.main, args, capsys).assert_refused("none.yaml")
+
+
+@pytest.mark.parametrize("content", [b"", b"- seed", b"seed: [", b"seed: 1 # \xff", b"\x00"])
+def test_a_file_without_options_is_named_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    args = [*train_flags(tmp_path, tmp_path / "run"), "--config", tmp_path / "a.yaml"]
+    run(train.main, args, capsys).assert_refused("a.yaml: ", "YAML file")
 
 
 def test_options_that_have_to_be_given_are_named_in_one_line(capsys):

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli.support import ROOT, process_environment, run, run_process, train_flags, write_dataset
+from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
 from mg.cli import train
 from mg.training.checkpoint import list_checkpoints, newest_checkpoint, step_of
+from mg.training.step import TrainStep
 
 SCRIPT = ROOT / "scripts" / "train_tae.py"
 
@@ -187,6 +189,17 @@ def test_a_run_that_is_done_does_nothing_more(videos, uninterrupted, tmp_path):
     assert_same_runs(uninterrupted, output)
 
 
+@pytest.mark.once
+def test_what_a_killed_run_left_half_written_is_cleared(videos, uninterrupted, tmp_path, capsys):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    (output / "checkpoints" / ".step_12-abc.part").mkdir()
+    (output / "checkpoints" / ".step_12-abc.part" / "tae.safetensors").touch()
+    for name in (".tae-abc.part.safetensors", ".tmpAbc123", "validation/.step_12-abc.part.png"):
+        (output / name).touch()
+    assert run(train.main, full_flags(videos, output), capsys).code == 0
+    assert [path.name for path in output.rglob(".*")] == [".lock"]
+
+
 # Damaged
 
 
@@ -222,6 +235,21 @@ def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before_exac
     assert "optimizer.safetensors: torn or altered" in text
     assert "going on from step_10" in text
     assert_same_runs(uninterrupted, output)
+
+
+@pytest.mark.once
+def test_checkpoints_after_damaged_ones_are_kept_and_the_damaged_ones_deleted(
+    videos, uninterrupted, tmp_path, capsys, caplog
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    folder = output / "checkpoints"
+    for number in (100, 200, 300):
+        shutil.copytree(folder / "step_12", folder / f"step_{number}")
+        truncate(folder / f"step_{number}" / "tae.safetensors")
+    args = full_flags(videos, output, train_steps=14, ckpt_save_steps=1, val_steps=0)
+    assert run(train.main, args, capsys).code == 0
+    assert {12, 13, 14} <= set(map(step_of, list_checkpoints(folder))) < set(range(15))
+    assert "step_300: deleted, since training goes on from update 12" in caplog.text
 
 
 # Changed; which framework trains does not matter
@@ -288,27 +316,22 @@ def test_two_runs_in_one_directory_are_refused(videos, tmp_path, capsys):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A file system of 2 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs rights that this machine does not give")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "2m") as folder:
+        yield folder
 
 
 @pytest.mark.once
-def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, small_disk, tmp_path):
-    output = small_disk / "run"
+def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, disk, tmp_path):
+    output = disk / "run"
     options = {"ema_decay": 0, "train_steps": 2, "ckpt_save_steps": 1, "num_workers": 0}
     args = train_flags(videos, output, **options)
     assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
     newest = list_checkpoints(output / "checkpoints")[-1]
     before = {path.name: path.read_bytes() for path in newest.iterdir()}
-    free = shutil.disk_usage(small_disk).free
-    (small_disk / "filler").write_bytes(bytes(free - 30_000))
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(free - 30_000))
     outcome = run_process(
         SCRIPT, *train_flags(videos, output, **options | {"train_steps": 9}), cwd=tmp_path
     )
@@ -318,10 +341,21 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_says_what_failed(videos, small
     assert "Traceback" not in "\n".join(outcome.err)
     assert {path.name: path.read_bytes() for path in newest.iterdir()} == before
     assert not [path for path in output.rglob("*") if ".part" in path.name]
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     args = train_flags(videos, output, **options | {"train_steps": 4})
     assert run_process(SCRIPT, *args, cwd=tmp_path).code == 0
     assert last_step(output) == 4
+
+
+@pytest.mark.once
+def test_a_disk_that_fills_up_between_two_checkpoints_ends_the_run(videos, disk, tmp_path):
+    free = shutil.disk_usage(disk).free
+    (disk / "filler").write_bytes(bytes(free - 40_000))
+    options = {"train_steps": 300, "ckpt_save_steps": 0, "mixed_strategy": "image_only"}
+    outcome = run_process(SCRIPT, *train_flags(videos, disk / "run", **options), cwd=tmp_path)
+    assert outcome.code == 2
+    assert "run: the metrics cannot be written: No space left on device" in outcome.err[-1]
+    assert "Traceback" not in "\n".join(outcome.err)
 
 
 @pytest.mark.once
@@ -378,24 +412,41 @@ def test_a_clip_deleted_in_the_middle_of_a_run_is_skipped_and_named(tmp_path):
 
 
 @pytest.mark.once
-def test_too_many_updates_that_are_not_finite_stop_the_run_with_a_saved_state(
+def test_too_many_updates_that_are_not_finite_stop_the_run_and_none_is_saved(
     videos, tmp_path, capsys, caplog
 ):
     output = tmp_path / "run"
-    options = {"train_steps": 20, "max_skipped_updates": 3, "kl_weight": 1e38, "log_interval": 50}
-    outcome = run(train.main, train_flags(videos, output, **options), capsys)
+    options = {"train_steps": 2, "max_skipped_updates": 3, "keep_checkpoints": 1}
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    harm = {"train_steps": 20, "kl_weight": 1e38, "log_interval": 50, "ckpt_save_steps": 1}
+    outcome = run(train.main, train_flags(videos, output, **options | harm), capsys)
     assert outcome.code == 2
-    assert "stopped after update 4: 4 in a row" in outcome.err[-1]
-    lines = lines_of(output)
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert "stopped after update 6: 4 in a row" in outcome.err[-1]
+    assert "goes on from update 2" in outcome.err[-1]
+    lines = lines_of(output)[2:]
+    assert [line["step"] for line in lines] == [3, 4, 5, 6]
     for number, line in enumerate(lines, 1):
         assert line["skipped_updates"] == number
         assert line["grad_norm"] is None  # JSON has no infinity
         assert set(line["skipped_videos"]) <= {"a.mp4", "b.mp4", "c.mp4"}
         assert line["skipped_videos"]
-    assert "update 4 skipped" in caplog.text
-    assert step_of(newest_checkpoint(output / "checkpoints")) == 4
-    options = {"train_steps": 6, "max_skipped_updates": 3}  # with a weight that does no harm
-    outcome = run(train.main, train_flags(videos, output, **options), capsys)
-    assert outcome.code == 0
-    assert [line["skipped_updates"] for line in lines_of(output)[4:]] == [4, 4]
+    assert "update 6 skipped" in caplog.text
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [2]
+    args = train_flags(videos, output, **options | {"train_steps": 4})  # the harmless weight
+    assert run(train.main, args, capsys).code == 0
+    assert [line["step"] for line in lines_of(output)] == [1, 2, 3, 4]
+    assert [line["skipped_updates"] for line in lines_of(output)] == [0, 0, 0, 0]
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [4]
+
+
+@pytest.mark.once
+def test_what_is_to_be_saved_waits_for_an_update_that_is_not_skipped(videos, tmp_path, monkeypatch):
+    measure = TrainStep._count
+    places = iter(range(1, 9))
+    monkeypatch.setattr(
+        TrainStep, "_count", lambda self, finite, loss: measure(self, next(places) not in (2, 3), 1)
+    )
+    output = tmp_path / "run"
+    options = {"train_steps": 8, "ckpt_save_steps": 3, "keep_checkpoints": 9}
+    assert train.main(train_flags(videos, output, **options)) == 0
+    assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [4, 6, 8]

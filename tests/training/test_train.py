@@ -12,6 +12,7 @@ from cli.support import (
     write_checkpoint,
     write_dataset,
     write_index,
+    write_squeezenet_lpips,
 )
 
 from mg import backend
@@ -331,6 +332,17 @@ def test_what_does_not_fit_is_named_in_one_line_and_no_run_is_left(
 ):
     outcome = run(train.main, train_flags(videos, tmp_path / "run", **changes), capsys)
     outcome.assert_refused(*expected)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.once
+def test_frames_too_small_for_lpips_are_refused_and_no_run_is_left(
+    videos, test_data, tmp_path, capsys
+):
+    weights = write_squeezenet_lpips(test_data, tmp_path / "lpips.safetensors")
+    options = {"perceptual_weight": 1, "lpips_weights": weights}
+    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
+    outcome.assert_refused("8 x 8 pixels", "LPIPS needs at least 17 x 17")
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,7 @@ from mg.evaluation.score import judged_clip
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.training.validation import _summary
 
-from .test_resume import lines_of
+from .test_resume import copy_run, lines_of
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,23 @@ def test_best_names_the_checkpoint_of_the_highest_psnr_of_the_average(validated)
     assert TemporalAutoencoder(validated / best["weights"]).config["z_channels"] == 2
 
 
+@pytest.mark.once
+def test_another_validation_forgets_the_best_and_the_ceiling_of_the_one_before(
+    validated, videos, start, tmp_path, capsys, caplog
+):
+    output = copy_run(validated, tmp_path / "run")
+    state = output / "checkpoints" / "step_4" / "state.json"
+    assert json.loads(state.read_text())["progress"]["ceiling"]
+    options = {"pretrained": start, "tae_config": {}, "ema_decay": 0.5, "train_steps": 5}
+    options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 4, "learning_rate": 1.0}
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    assert "best and ceiling are forgotten" in caplog.text
+    (line,) = [x for x in lines_of(output) if x["step"] == 5 and "val/psnr" in x]
+    assert "ceiling/psnr" not in line
+    best = json.loads((output / "best.json").read_text())
+    assert (best["step"], best["psnr"]) == (5, line["val_ema/psnr"])
+
+
 def test_the_weights_to_use_are_the_average(validated):
     final = TemporalAutoencoder(validated / f"tae{backend.checkpoint_suffix}")
     average = TemporalAutoencoder(validated / "checkpoints" / "step_4" / "ema.safetensors")
@@ -122,8 +139,29 @@ def test_first_last_and_seam_frames_stand_apart():
     assert "psnr_seams" not in _summary({"psnr": values[:32]})
 
 
+@pytest.mark.parametrize("part", ["encoder.conv_in", "decoder.conv_out"])
+def test_a_network_that_has_diverged_scores_nan_and_goes_on_until_too_much_is_skipped(
+    videos, start, tmp_path, capsys, part
+):
+    tae = TemporalAutoencoder(start)
+    weight = backend.named_parameters(tae)[f"{part}.conv_spat.weight"]
+    backend.assign(weight, np.full(tuple(weight.shape), np.nan, np.float32))
+    tae.save_checkpoint(tmp_path / "diverged.safetensors")
+    options = {"pretrained": tmp_path / "diverged.safetensors", "tae_config": {}, "val_steps": 1}
+    options |= {"val_csv_path": videos / "videos.csv", "max_skipped_updates": 1, "ema_decay": 0.5}
+    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
+    assert outcome.code == 2
+    assert "stopped after update 2: 2 in a row" in outcome.err[-1]
+    assert outcome.err[-1].endswith("begins anew")
+    lines = [line for line in lines_of(tmp_path / "run") if "val/psnr" in line]
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    for line in lines:
+        assert {line[f"{name}/psnr"] for name in ("val", "val_ema", "ceiling")} == {None}
+    assert not (tmp_path / "run" / "best.json").exists()
+
+
 @pytest.mark.once
-def test_validation_without_a_readable_video_is_an_error_before_training(tmp_path, capsys):
+def test_validation_without_a_readable_video_is_an_error_that_leaves_no_run(tmp_path, capsys):
     videos = write_dataset(tmp_path / "videos")
     (videos / "text.mp4").write_text("no video")
     (tmp_path / "val.csv").write_text("video\ntext.mp4\n")
@@ -131,6 +169,7 @@ def test_validation_without_a_readable_video_is_an_error_before_training(tmp_pat
     outcome = run(train.main, args, capsys)
     assert outcome.code == 2
     assert "none of the 1 validation videos can be read" in outcome.err[-1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(backend.name != "torch", reason="MindSpore has no fp16 on the CPU")
