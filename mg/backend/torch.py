@@ -337,17 +337,16 @@ no_grad = torch.no_grad
 
 def recompute(module: Module) -> Module:
     """Make `module` keep only its inputs in training and compute again what the gradient needs."""
-    forward = module.forward
-
-    @functools.wraps(forward)
-    def checkpointed(*args):
-        if not torch.is_grad_enabled():
-            return forward(*args)
-        # Nothing is random in here, and a recording may not ask for the generator's state.
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
-
-    module.forward = checkpointed
+    module.forward = functools.partial(_checkpointed, module)  # a copy of it has a copy's
     return module
+
+
+def _checkpointed(module: Module, *args):
+    forward = functools.partial(type(module).forward, module)
+    if not torch.is_grad_enabled():
+        return forward(*args)
+    # Nothing is random in here, and a recording may not ask for the generator's state.
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:

@@ -279,14 +279,14 @@ def temporal_conv_gradients(
     return dx, _weight_gradient(x, dy, reads).to(weight.dtype)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # for ever: recordings read it
 def _reads(table: tuple[int, ...], taps: int, device: torch.device) -> Tensor:
     """Of each output frame, the frames it reads and their taps, int32 `(t' k 2)`."""
     pairs = [(frame, place % taps) for place, frame in enumerate(table)]
     return torch.tensor(pairs, dtype=torch.int32, device=device).reshape(-1, taps, 2)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def _readers(table: tuple[int, ...], taps: int, num_frames: int, device: torch.device) -> Tensor:
     """Of each frame, the output frames that read it and their taps, int32 `(t r 2)`; -1: none."""
     readers = [[] for _ in range(num_frames)]

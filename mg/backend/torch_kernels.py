@@ -97,8 +97,8 @@ def _indices(table: tuple[int, ...], num_frames: int, device: torch.device) -> T
     return torch.tensor(table, device=device) % num_frames
 
 
-# Copied there once: a recording may not wait for a copy.
-_indices_on_gpu = functools.lru_cache(maxsize=256)(_indices)
+# Copied there once, and kept: a recording may not wait for a copy, and reads this one.
+_indices_on_gpu = functools.cache(_indices)
 
 
 def _weight(weight: Tensor, run: Run) -> Tensor:

@@ -168,17 +168,19 @@ def find_videos(folder: Path) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise OSError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
-    entered = set()
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        here = os.path.realpath(place)
-        if here in entered:
-            folders.clear()
-            continue
-        entered.add(here)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                yield Path(place, name).relative_to(folder).as_posix()
+    entered, waiting = set(), [folder]  # links wait, so that a folder's own name counts
+    while waiting:
+        for place, folders, files in os.walk(waiting.pop(0), onerror=fail):
+            here = os.path.realpath(place)
+            if here in entered:
+                folders.clear()
+                continue
+            entered.add(here)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
+            for name in files:
+                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                    yield Path(place, name).relative_to(folder).as_posix()
 
 
 def examine(folder: Path, name: str) -> Video | Bad:
@@ -187,6 +189,10 @@ def examine(folder: Path, name: str) -> Video | Bad:
     shown = name.encode("utf-8", "backslashreplace").decode()
     if shown != name:
         return Bad(shown, "its name is not UTF-8 text, as a CSV file is")
+    if "\r" in name:
+        return Bad(
+            name.replace("\r", "\\r"), "its name has a carriage return, which a CSV file loses"
+        )
     if name != name.strip():
         return Bad(name, "its name begins or ends with a space, which is lost in a CSV file")
     try:

@@ -68,9 +68,10 @@ def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str
     """What was promised and did not come, in words; nothing if it is little."""
     promised, is_streams = promised_seconds(container, stream)
     got = clock.end - clock.start
-    # The header of the whole file may speak of sound that goes on after the pictures.
     tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)
-    if promised - got <= tolerance:
+    # The header of the whole file may speak of sound that goes on after the pictures.
+    is_told = is_streams or not container.streams.audio
+    if promised - got <= tolerance or not is_told:
         return ""
     return f", to second {float(got):.2f} of {float(promised):.2f}"
 
@@ -84,5 +85,6 @@ def promised_seconds(container: InputContainer, stream: VideoStream) -> tuple[Fr
     tag = _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
     if tag is not None:
         hours, minutes, seconds = map(Fraction, tag.groups())
-        return 3600 * hours + 60 * minutes + seconds, True
+        end = 3600 * hours + 60 * minutes + seconds  # counted from 0
+        return end - max(0, stream.start_time or 0) * (stream.time_base or 0), True
     return Fraction(container.duration or 0, av.time_base), False

@@ -251,13 +251,16 @@ def _extra(output: Path, settings: TrainingSet, held_out: list[Row]) -> list[Row
     for name in tqdm(sorted(find_videos(folder)), unit="video", desc="extra videos"):
         path, place = folder / name, output / "train" / f"{settings.short_side}" / "extra"
         try:
+            shown = name.encode("utf-8", "backslashreplace").decode()
+            if shown != name:
+                raise VideoError(f"{shown}: its name is not UTF-8 text, as a CSV file is")
             if shows_the_same(signature(path), unseen):
                 logger.warning("%s: left out, it shows what a clip of val or test shows", name)
                 continue
             pieces = max(count_frames(path) // (2 * PIECE), 1)
             source = f"extra/{name}"
             rows += _cut_video(output, path, place / name, source, pieces, settings.short_side)
-        except VideoError as error:
+        except (VideoError, FileNotFoundError) as error:
             logger.warning("left out: %s", error)
     return rows
 

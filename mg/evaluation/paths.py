@@ -1,8 +1,11 @@
 """Where the files of an evaluation go."""
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
+
+_LONGEST = 200  # bytes of a stem, so that what is added to it stays within a file name's 255
 
 
 def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
@@ -16,6 +19,7 @@ def reconstruction_paths(output: Path, names: list[str]) -> dict[str, Path]:
         inside = [part for part in PurePath(name).parts if part not in leaving]
         path = output.joinpath(*inside or ["video"])
         stem = path.stem if path.suffix == ".mp4" else path.name
+        stem = os.fsencode(stem)[:_LONGEST].decode(errors="ignore")
         candidates = (path.with_name(f"{stem}{mark}.mp4") for mark in _marks())
         free = (path for path in candidates if not taken & {path, side_by_side_path(path)})
         paths[name] = next(free)
@@ -36,9 +40,9 @@ def side_by_side_path(reconstruction: Path) -> Path:
 
 def check_apart(reconstructions: Iterable[Path], videos: Iterable[Path]) -> None:
     """Raise ValueError if a reconstruction or its side-by-side would replace one of the videos."""
-    originals = {video.resolve() for video in videos}
+    originals = {os.path.realpath(video) for video in videos}
     for path in reconstructions:
-        if originals & {path.resolve(), side_by_side_path(path).resolve()}:
+        if originals & {os.path.realpath(path), os.path.realpath(side_by_side_path(path))}:
             raise ValueError(
                 f"{path} would replace a video of the data set, expected another output_path"
             )

@@ -38,11 +38,17 @@ _SQUEEZENET = (
 class FrozenConv(Module):
     """A convolution and ReLU that training does not change."""
 
-    def __init__(self, arrays, name, stride=1, padding=0):
+    def __init__(self, arrays, name, in_channels, stride=1, padding=0):
         super().__init__()
-        self.weight = parameter(arrays.pop(f"{name}.weight"), trainable=False)
-        self.bias = parameter(arrays.pop(f"{name}.bias"), trainable=False)
-        self.channels = self.weight.shape[0]
+        weight, bias = arrays.pop(f"{name}.weight"), arrays.pop(f"{name}.bias")
+        if weight.ndim != 4 or weight.shape[1] != in_channels or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"{name}.weight is {weight.shape} and its bias {bias.shape}, expected "
+                f"(o {in_channels} h w) and (o)"
+            )
+        self.weight = parameter(weight, trainable=False)
+        self.bias = parameter(bias, trainable=False)
+        self.channels = weight.shape[0]
         self.stride, self.padding = stride, (padding,) * 4
 
     def forward(self, x):
@@ -52,11 +58,11 @@ class FrozenConv(Module):
 class Fire(Module):
     """SqueezeNet's block: squeeze to few channels, expand by 1x1 and 3x3 convolutions."""
 
-    def __init__(self, arrays, name):
+    def __init__(self, arrays, name, in_channels):
         super().__init__()
-        self.squeeze = FrozenConv(arrays, f"{name}.squeeze")
-        self.expand1x1 = FrozenConv(arrays, f"{name}.expand1x1")
-        self.expand3x3 = FrozenConv(arrays, f"{name}.expand3x3", padding=1)
+        self.squeeze = FrozenConv(arrays, f"{name}.squeeze", in_channels)
+        self.expand1x1 = FrozenConv(arrays, f"{name}.expand1x1", self.squeeze.channels)
+        self.expand3x3 = FrozenConv(arrays, f"{name}.expand3x3", self.squeeze.channels, padding=1)
         self.channels = self.expand1x1.channels + self.expand3x3.channels
 
     def forward(self, x):
@@ -67,9 +73,9 @@ class Fire(Module):
 class MaxPool(Module):
     """VGG16's pooling of 2 or SqueezeNet's of 3, both with stride 2."""
 
-    def __init__(self, kernel):
+    def __init__(self, kernel, channels):
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.channels = kernel, channels
 
     def forward(self, x):
         return max_pool2d(x, kernel=self.kernel, stride=2, ceil_mode=self.kernel == 3)
@@ -82,6 +88,7 @@ class Stage(Module):
         super().__init__()
         self.layers = ModuleList(layers)
         self.head = parameter(head, trainable=False)
+        self.channels = len(head)
 
     def forward(self, x):
         for layer in self.layers:
@@ -112,11 +119,11 @@ class LPIPS(Module):
         source = "arrays" if isinstance(weights, dict) else weights
         arrays = dict(weights) if isinstance(weights, dict) else _read(weights)
         squeeze = "features.3.squeeze.weight" in arrays
+        stages = []
         try:
-            stages = [
-                _stage(arrays, number, layers, squeeze)
-                for number, layers in enumerate(_SQUEEZENET if squeeze else _VGG16)
-            ]
+            for number, layers in enumerate(_SQUEEZENET if squeeze else _VGG16):
+                channels = stages[-1].channels if stages else 3
+                stages.append(_stage(arrays, number, layers, channels, squeeze))
         except KeyError as error:
             raise ValueError(f"{source}: not the weights of LPIPS, {error} is missing") from None
         except ValueError as error:
@@ -160,24 +167,26 @@ class LPIPS(Module):
             )
 
 
-def _stage(arrays, number, layers, squeeze):
-    layers = [_layer(arrays, kind, index, squeeze) for kind, index in layers]
+def _stage(arrays, number, kinds, channels, squeeze):
+    layers = []
+    for kind, index in kinds:
+        layers.append(_layer(arrays, kind, index, channels, squeeze))
+        channels = layers[-1].channels
     name = f"lin{number}.model.1.weight"
     head = arrays.pop(name).reshape(-1)
-    if len(head) != layers[-1].channels:
-        raise ValueError(
-            f"{name} has {len(head)} numbers, expected {layers[-1].channels}, its feature map's"
-        )
+    if len(head) != channels:
+        raise ValueError(f"{name} has {len(head)} numbers, expected {channels}, its feature map's")
     return Stage(layers, head)
 
 
-def _layer(arrays, kind, index, squeeze):
+def _layer(arrays, kind, index, in_channels, squeeze):
     name = f"features.{index}"
     if kind == "pool":
-        return MaxPool(3 if squeeze else 2)
+        return MaxPool(3 if squeeze else 2, in_channels)
     if kind == "fire":
-        return Fire(arrays, name)
-    return FrozenConv(arrays, name, stride=2) if squeeze else FrozenConv(arrays, name, padding=1)
+        return Fire(arrays, name, in_channels)
+    place = {"stride": 2} if squeeze else {"padding": 1}
+    return FrozenConv(arrays, name, in_channels, **place)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -169,6 +169,7 @@ def write_bad_files(folder):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     write_clip(folder / " space.mp4")
+    write_clip(folder / "new\rline.mp4")
     os.symlink(folder / "gone.mp4", folder / "link.mp4")
     (folder / "folder.mp4").mkdir()
     return {
@@ -176,6 +177,7 @@ def write_bad_files(folder):
         "empty.mp4": "the file is empty",
         "half.mp4": "cannot be read",
         "link.mp4": "no such video file",
+        "new\\rline.mp4": "carriage return",
         "sound.mkv": "has no video stream",
         "text.avi": "cannot be read",
     }
@@ -259,6 +261,14 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path, capsys)
     (folder / "self").symlink_to(folder)
     assert run(main, [folder, "--out", tmp_path], capsys).code == 0
     assert sorted(sum(read_sets(tmp_path).values(), [])) == ["b.mp4", "linked/a.mp4"]
+
+
+def test_a_folders_own_name_counts_and_not_that_of_a_link_to_it(tmp_path, capsys):
+    folder = tmp_path / "videos"
+    write_clip(folder / "b" / "a.mp4")
+    (folder / "a").symlink_to("b")
+    assert run(main, [folder, "--out", tmp_path], capsys).code == 0
+    assert sum(read_sets(tmp_path).values(), []) == ["b/a.mp4"]
 
 
 @pytest.mark.parametrize(

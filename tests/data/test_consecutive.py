@@ -1,11 +1,14 @@
 """Reading a video where nothing may be missing."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.sample_sound import write_with_sound
 from data.sample_videos import write_losslessly, write_moving
-from mg.data import VideoError, read_frames
+from mg.data import VideoError, read_chunks, read_frames
 from mg.data.consecutive import read_consecutive
 
 pytestmark = pytest.mark.once
@@ -40,6 +43,15 @@ def test_a_slow_last_frame_is_not_missing(tmp_path):
     times = [0, 40, 80, 5000]
     write_moving(tmp_path / "a.mkv", "libx264", num_frames=4, times=times)
     assert len(read(tmp_path / "a.mkv", 8)) == 4
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "long.flv"])
+def test_pictures_that_begin_late_or_end_before_the_sound_are_whole(tmp_path, caplog, name):
+    times = [Fraction(n, 25) + (name == "late.mkv") for n in range(100)]
+    write_with_sound(tmp_path / name, seconds=8.0, times=times)
+    assert len(read(tmp_path / name, 8)) == 100
+    assert sum(len(chunk.frames) for chunk in read_chunks(tmp_path / name, 8)) == 100
+    assert caplog.records == []
 
 
 def test_a_cut_photograph_is_an_error(tmp_path, rng):

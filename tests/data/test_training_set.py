@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import re
 import shutil
 import tarfile
@@ -139,10 +140,13 @@ def test_extra_videos_that_show_test_footage_are_left_out(small_set, caplog):
     rng = np.random.default_rng(5)
     ground = rng.integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     write_video(extra / "new.mp4", [np.roll(ground, n, 1) for n in range(40)], 25)
+    (extra / "gone.mp4").symlink_to("nowhere.mp4")
+    shutil.copy(extra / "new.mp4", os.fsencode(extra) + b"/caf\xe9.mp4")
     settings = TrainingSet(output_path=str(small_set / "set"), extra_videos=str(extra))
     rows = build(settings, small_set)
     assert {row.source for row in rows["train"]} == {"seen", "photo", "extra/new.mp4"}
-    assert "renamed.webm: left out" in caplog.text
+    for reason in ("renamed.webm: left out", "gone.mp4: no such video file", "is not UTF-8 text"):
+        assert reason in caplog.text
 
 
 def test_footage_is_known_again_after_transcoding_and_other_footage_is_not(test_data, tmp_path):

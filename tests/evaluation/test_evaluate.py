@@ -312,24 +312,26 @@ def test_broken_videos_are_reported_and_the_rest_goes_on(
     folder = shutil.copytree(videos, tmp_path / "videos")
     (folder / "text.mp4").write_text("I am no video\n" * 50)
     (folder / "empty.mp4").touch()
-    names = ["text.mp4", "a.mp4", "empty.mp4", "none.mp4", "c.mp4"]
+    (folder / "loop.mp4").symlink_to("loop.mp4")
+    names = ["text.mp4", "a.mp4", "empty.mp4", "none.mp4", "c.mp4", "loop.mp4"]
     write_index(folder, names)
     output = tmp_path / "out"
     args = evaluate_flags(checkpoint, folder, output, batch_size=2)
     outcome = run(command.main, args, capsys)
     assert outcome.code == 1
-    assert "means over 2 videos, 3 failed" in outcome.out[0]
+    assert "means over 2 videos, 4 failed" in outcome.out[0]
     rows = rows_of(output)
     assert list(rows) == names
     for name, reason in (
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
         ("none.mp4", "no such video file"),
+        ("loop.mp4", "no such video file"),
     ):
         assert reason in rows[name]["error"]
         assert rows[name]["psnr"] == rows[name]["ssim"] == ""
     assert float(rows["a.mp4"]["psnr"]) == float(rows["c.mp4"]["psnr"]) == 100
-    assert (summary_of(output)["videos"], summary_of(output)["failed"]) == (2, 3)
+    assert (summary_of(output)["videos"], summary_of(output)["failed"]) == (2, 4)
 
 
 def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):

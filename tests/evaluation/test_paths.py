@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mg.evaluation.paths import reconstruction_paths, side_by_side_path
+from mg.files import atomic_path
 
 pytestmark = pytest.mark.once
 
@@ -35,6 +36,19 @@ def test_reconstruction_is_named_as_the_video_and_keeps_its_folders():
         "c": OUTPUT / "c.mp4",
     }
     assert side_by_side_path(OUTPUT / "a.mp4") == OUTPUT / "a_side_by_side.mp4"
+
+
+def test_names_as_long_as_a_file_system_takes_leave_room_for_what_is_added(tmp_path):
+    names = ["日" * 80 + ".mp4", "日" * 80 + ".avi", "日" * 81 + ".mkv"]
+    files = [
+        file
+        for path in reconstruction_paths(tmp_path, names).values()
+        for file in (path, side_by_side_path(path))
+    ]
+    for file in files:
+        with atomic_path(file) as temporary:
+            temporary.touch()
+    assert len(files) == len(set(files))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import time
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -420,6 +421,28 @@ def test_the_address_names_a_video(browser):
     wait_until(lambda: name_of(browser) == NAMES[3])
     browser.execute_script("location.hash = '#video-99'")
     assert name_of(browser) == NAMES[3]
+
+
+def test_a_film_has_charts_and_a_page_of_failures_loads(browser, tmp_path):
+    with ReportWriter(tmp_path / "film.html", budget=10_000) as report:
+        with report.video("film.mp4", fps=25) as video:
+            for _ in range(13):
+                frames = np.zeros((10_000, 8, 8, 3), np.uint8)
+                video.add(frames, frames, {"psnr": np.arange(10_000.0), "ssim": np.ones(10_000)})
+        report.write(**ABOUT)
+    with ReportWriter(tmp_path / "failures.html") as report:
+        report.failed("a.mp4", "is no video")
+        report.write(**ABOUT)
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get((tmp_path / "film.html").as_uri())
+        assert len(browser.find_elements(By.CSS_SELECTOR, "path.series")) == 2
+        browser.get((tmp_path / "failures.html").as_uri())
+        assert "is no video" in browser.page_source
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
 
 
 def test_frames_are_found_at_any_frame_rate(browser, tmp_path):

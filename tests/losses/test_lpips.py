@@ -226,6 +226,21 @@ def test_arrays_of_another_network_are_an_error_that_names_one(tmp_path, name, l
         LPIPS(path)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("features.0.weight", (64, 4, 3, 3)),
+        ("features.4.expand3x3.weight", (64, 16)),
+        ("features.12.squeeze.bias", (3,)),
+    ],
+)
+def test_a_convolution_that_does_not_fit_is_an_error_that_names_it(tmp_path, name, shape):
+    arrays = {**random_squeezenet(), name: np.ones(shape, np.float32)}
+    with pytest.raises(ValueError, match=f"{name.rpartition('.')[0]}.weight is "):
+        LPIPS(save(tmp_path / "a.safetensors", arrays))
+
+
 def test_videos_that_its_last_feature_map_does_not_see_are_an_error_with_both_sizes(lpips):
     assert np.isfinite(distance(lpips, *videos(1, 3, 1, 17, 17))).all()
     with pytest.raises(ValueError, match="17 x 16 pixels, LPIPS needs at least 17 x 17"):

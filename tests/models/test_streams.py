@@ -192,9 +192,11 @@ def test_after_streams_the_whole_is_compiled_as_before():
 
 
 @pytest.mark.usefixtures("compiled_soon")
-@pytest.mark.parametrize("compile", [False, None])
-def test_a_copy_of_a_network_computes_with_its_own_weights(compile):
-    copied = randomise(copy.deepcopy(random_network(SHALLOW, compile=compile)), seed=1)
+@pytest.mark.parametrize("options", [{"compile": False}, {}, {"use_recompute": True}])
+def test_a_copy_of_a_network_computes_with_its_own_weights(options):
+    if "use_recompute" in options and backend.name == "MindSpore":
+        pytest.skip("MindSpore's cells that recompute cannot be copied")
+    copied = randomise(copy.deepcopy(random_network(SHALLOW, **options)), seed=1)
     video = random_video(1, 3, 30, 4, 4)
     expected = to_numpy(random_network(SHALLOW, seed=1).encode(video, False)[0])
     np.testing.assert_allclose(to_numpy(copied.encode(video, False)[0]), expected, atol=1e-5)
@@ -233,6 +235,39 @@ def test_a_network_that_spans_the_clip_is_streamed_in_the_papers_tiles_and_says_
     network.use_tile = True
     np.testing.assert_allclose(z, to_numpy(network.encode(video, False)[0]), atol=1e-5)
     np.testing.assert_allclose(x, to_numpy(network.decode(z, 75)), atol=1e-5)
+
+
+@pytest.mark.once
+def test_a_stream_that_is_computed_in_tiles_keeps_nothing_to_differentiate():
+    if backend.name == "MindSpore":
+        pytest.skip("MindSpore differentiates functions, and keeps nothing for it")
+    network = random_network(CLIP)
+    outputs = [*network.encode_stream([random_video(1, 3, 40, 8, 8)], sample=False)]
+    assert not any(tensor.requires_grad for output in outputs for tensor in output)
+
+
+@pytest.mark.parametrize("config", [SHALLOW, CLIP])
+def test_what_is_not_taken_of_a_piece_comes_with_the_next(config):
+    network = random_network(config)
+    z = random_video(1, 4, 60, 2, 2)
+    stream = network.decoder_stream()
+    got = [next(stream.take(piece), None) for piece in pieces(z, [30])]
+    got = joined([x for x in [*got, *stream.flush()] if x is not None])
+    np.testing.assert_allclose(got, joined(network.decode_stream([z])), atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SHALLOW, CLIP])
+def test_a_buffer_that_is_filled_again_does_not_change_what_was_fed(config):
+    network = random_network(config)
+    video = random_video(1, 3, 12, 8, 8)
+    buffer = np.empty_like(video[:, :, :2])
+    stream, got = network.encoder_stream(sample=False), []
+    for piece in pieces(video, [2]):
+        buffer[:] = piece
+        got += stream.feed(buffer)
+    got += stream.flush()
+    expected = joined([z for z, _, _ in network.encode_stream([video], sample=False)])
+    np.testing.assert_allclose(joined([z for z, _, _ in got]), expected, atol=1e-5)
 
 
 def test_an_empty_stream_and_pieces_that_do_not_fit_are_errors(shallow):

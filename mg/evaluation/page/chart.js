@@ -75,7 +75,7 @@ class Chart {
     const last = this.values.length - 1;
     this.width = this.svg.clientWidth || 800;
     this.svg.replaceChildren();
-    const ticks = niceTicks(Math.min(...known), Math.max(...known), 4);
+    const ticks = niceTicks(...extent(known), 4);
     [this.low, this.high] = [ticks[0], ticks[ticks.length - 1]];
     if (this.playable && this.playable <= last) {
       const x = this.#x(this.playable - 0.5);
@@ -125,6 +125,11 @@ class Chart {
     this.label.setAttribute("x", right ? x - 6 : x + 6);
     this.label.setAttribute("text-anchor", right ? "end" : "start");
   }
+}
+
+/** The least and the greatest; a call takes only so many arguments, and a film has more frames. */
+function extent(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
 /** Round numbers from at or below `low` to at or above `high`, about `count` of them. */

@@ -21,7 +21,7 @@ class Players {
       screen.addEventListener("play", () => !this.playing && !screen.paused && this.play());
       screen.addEventListener("pause", () => this.playing && screen.paused && !screen.ended && this.pause());
     });
-    screens[0].addEventListener("ended", () => this.#ended());
+    screens[0]?.addEventListener("ended", () => this.#ended());
   }
 
   /** Show other clips, from their first frame on; frames = 0 shows none. */

@@ -6,7 +6,7 @@ Axes: b batch, c channels, t frames, h height, w width.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mg.backend import Tensor, cat
+from mg.backend import Tensor, cat, no_grad
 from mg.models.tae.streaming import LayerStream, Row, Stage, parts_of
 from mg.models.tae.tiling import Span, TileStream, cut_out, tiled, tiled_in_space
 
@@ -49,7 +49,12 @@ class Direction:
 
     def tile_stream(self) -> TileStream:
         """`in_tiles` of a video that comes in pieces."""
-        return TileStream(self._in_space, axis=TIME, **self._tile_in_time())
+
+        def tile(x: Tensor) -> Tensor:
+            with no_grad():
+                return self._in_space(x)
+
+        return TileStream(tile, axis=TIME, **self._tile_in_time())
 
     def layer_stream(self, height: int, width: int) -> "LayerStream | SpaceStream":
         """`whole` of a video that comes in pieces, in the tiles in space that are set.

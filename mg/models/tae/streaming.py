@@ -174,8 +174,8 @@ class LayerStream:
         `flush` has one to end with."""
         with no_grad():
             x = self._enter(x)
-            if self._last is not None:
-                x = cat([self._last, x], 1)
+            # What waits must not change with the caller's array.
+            x = copy(x) if self._last is None else cat([self._last, x], 1)
             count = x.shape[1] - 1
             self._last = copy(x[:, count:])
         if count:

@@ -97,21 +97,27 @@ class TileStream:
         self._joint: _Joint | None = None
 
     def feed(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next piece; gives what no later one changes."""
-        axis, step = self._axis, self._tile - self._overlap
-        x = x if self._waiting is None else cat([self._waiting, x], axis)
-        length = x.shape[axis]
-        while length > self._tile:  # so more than the overlap is left for `flush`
-            yield self._joined(_cut(x, axis, 0, self._tile))
-            x, length = _cut(x, axis, step, length), length - step
-        self._waiting = copy(x)
+        """Take the next piece; gives what no later one changes, now or when it is asked again."""
+        self._waiting = copy(x) if self._waiting is None else cat([self._waiting, x], self._axis)
+        yield from self._whole_tiles()
+        self._waiting = copy(self._waiting)  # and not all that it is a slice of
 
     def flush(self) -> Iterator[Tensor]:
         """There are no more pieces: gives the rest."""
+        yield from self._whole_tiles()
         assert self._waiting is not None
         yield self._joined(self._waiting)
         assert self._joint is not None
         yield from self._joint.end()
+
+    def _whole_tiles(self) -> Iterator[Tensor]:
+        assert self._waiting is not None
+        axis, step = self._axis, self._tile - self._overlap
+        # More than the overlap is left for `flush`.
+        while (length := self._waiting.shape[axis]) > self._tile:
+            tile = _cut(self._waiting, axis, 0, self._tile)
+            self._waiting = _cut(self._waiting, axis, step, length)
+            yield self._joined(tile)
 
     def _joined(self, x: Tensor) -> Tensor:
         y = self._function(x)
