@@ -69,7 +69,8 @@ class Reconstruction(OneFile):
 
     def __post_init__(self):
         super().__post_init__()
-        self._expect_at_least(num_frames=1, crf=0)
+        self._expect_at_least(num_frames=1)
+        _check_crf(self.crf)
         if self.report is not None and not self.measure:
             raise ValueError("measure is False, but the report shows PSNR and SSIM")
 
@@ -125,4 +126,9 @@ class Decoding(OneFile):
 
     def __post_init__(self):
         super().__post_init__()
-        self._expect_at_least(crf=0)
+        _check_crf(self.crf)
+
+
+def _check_crf(crf: int) -> None:
+    if not 0 <= crf <= 63:  # of VP9 and AV1; x264 takes what is above its 51 for that
+        raise ValueError(f"crf is {crf}, expected 0 to 63")
