@@ -12,6 +12,7 @@ import numpy as np
 
 from mg import backend
 from mg.backend import Module, ModuleList, Tensor, cast, conv3d, group_norm, leaky_relu, relu
+from mg.losses.size import check_least
 
 SLOPE = 0.2  # of leaky ReLU, as in pix2pix
 SPREAD = 0.02  # standard deviation of the initial weights, as in pix2pix
@@ -118,11 +119,7 @@ class Discriminator(Module):
         Raises:
             ValueError: they are not.
         """
-        if min(height, width) < self.smallest:
-            raise ValueError(
-                f"a video of {height} x {width} pixels, the discriminator needs at least "
-                f"{self.smallest} x {self.smallest}"
-            )
+        check_least(height, width, self.smallest, "the discriminator")
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mg.backend import Module, ModuleList, Tensor, cat, conv2d, max_pool2d, parameter, relu
+from mg.losses.size import check_least
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -160,11 +161,7 @@ class LPIPS(Module):
         Raises:
             ValueError: they are not.
         """
-        if min(height, width) < self.smallest:
-            raise ValueError(
-                f"a video of {height} x {width} pixels, LPIPS needs at least "
-                f"{self.smallest} x {self.smallest}"
-            )
+        check_least(height, width, self.smallest, "LPIPS")
 
 
 def _stage(arrays, number, kinds, channels, squeeze):
