@@ -35,7 +35,7 @@ def write_manifest(directory: str | os.PathLike, rows: Sequence[Row], encoding: 
     metadata = {_ENCODING: encoding.to_json().encode()}
     table = pa.table(columns, schema=pa.schema([*_FIELDS, *_SHARED], metadata=metadata))
     with atomic_path(Path(directory) / MANIFEST) as temporary:
-        parquet.write_table(table, temporary, compression="zstd")
+        parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
@@ -53,7 +53,8 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
     try:
         # A file opened by Python: its name stays a name, and no thread is left that a fork loses.
         with path.open("rb") as file:
-            table = parquet.read_table(file, use_threads=False)
+            table = parquet.read_table(file, use_threads=False, page_checksum_verification=True)
+        table.validate(full=True)  # reading takes any bytes for text
         encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a manifest of latents: {error}") from None
