@@ -194,6 +194,7 @@ def _records(kind: type[Record], text: str) -> list[Record]:
     for record in records:
         if any(type(value) is not wanted for value, wanted in zip(record, types, strict=True)):
             raise ValueError(f"{kind.__name__} record {str(record)[:200]}")
-        if any(type(value) is int and value < 0 for value in record):
+        numbers = {**record._asdict(), "modified": 0}  # which may be before 1970
+        if any(type(value) is int and value < 0 for value in numbers.values()):
             raise ValueError(f"{kind.__name__} record {str(record)[:200]}")
     return records

@@ -253,6 +253,15 @@ def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(encode, videos,
 
 
 @once
+def test_a_file_may_be_older_than_1970(encode, videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    os.utime(folder / "a.mp4", ns=(-1, -1))
+    for expected in ("Encoded 3 videos, 0 were done", "Encoded 0 videos, 3 were done"):
+        encode(videos=folder)
+        assert expected in encode.outcome.out[0]
+
+
+@once
 def test_a_video_that_is_encoded_may_be_gone(encode, videos, tmp_path):
     folder = shutil.copytree(videos, tmp_path / "videos")
     output = encode(videos=folder)
