@@ -1,7 +1,6 @@
 """What all latents of a directory have in common: the network, and how it was used."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 STORED = ("mean", "sample", "moments")
 PRECISIONS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+_LARGE = 1 << 63  # numpy computes with no larger integer
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,6 @@ def _is_right(encoding: Encoding) -> bool:
         and config["z_channels"] > 0
         and isinstance(config["ch_mult"], list)
         and 1 <= len(config["ch_mult"]) <= 16
-        and 0 < config["scaling_factor"] < math.inf
-        and math.isfinite(config["shift_factor"])
+        and 0 < config["scaling_factor"] < _LARGE
+        and -_LARGE < config["shift_factor"] < _LARGE
     )

@@ -6,6 +6,7 @@ them and whenever it was killed; the manifest is made from them.
 """
 
 import json
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -190,11 +191,19 @@ def _records(kind: type[Record], text: str) -> list[Record]:
         records = [kind(**values) for values in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"it does not list its {kind.__name__} records") from None
-    types = kind.__annotations__.values()
     for record in records:
-        if any(type(value) is not wanted for value, wanted in zip(record, types, strict=True)):
-            raise ValueError(f"{kind.__name__} record {str(record)[:200]}")
-        numbers = {**record._asdict(), "modified": 0}  # which may be before 1970
-        if any(type(value) is int and value < 0 for value in numbers.values()):
+        fields = zip(kind.__annotations__.items(), record, strict=True)
+        if not all(_is_right(*field, value) for field, value in fields):
             raise ValueError(f"{kind.__name__} record {str(record)[:200]}")
     return records
+
+
+def _is_right(name: str, kind: type, value: Any) -> bool:
+    """Whether a field's value is of its type, and one that the manifest can hold."""
+    if type(value) is not kind:
+        return False
+    if kind is int:
+        return 0 <= value < 1 << 63 or name == "modified"  # which may be before 1970
+    if kind is float:
+        return math.isfinite(value)
+    return value == value.encode(errors="replace").decode()  # no half of a surrogate pair

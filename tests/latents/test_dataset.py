@@ -259,6 +259,10 @@ def first_clip(header):
     return header["__metadata__"]["clips"][0]
 
 
+def tae_config(header):
+    return header["__metadata__"]["encoding"]["tae_config"]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -273,6 +277,9 @@ def first_clip(header):
         (lambda h: first_clip(h).update(frames=10**12), "expected"),
         (lambda h: first_clip(h).update(frames=0), "0 frames"),
         (lambda h: first_clip(h).update(frames="4"), "Clip"),
+        (lambda h: first_clip(h).update(start=10**30), "Clip"),
+        (lambda h: first_clip(h).update(fps=float("inf")), "Clip"),
+        (lambda h: h["__metadata__"]["files"][0].update(file="\ud800"), "EncodedFile"),
         (lambda h: first_clip(h).update(height=-8), "Clip"),
         (lambda h: first_clip(h).update(width=1000), "expected"),
         (lambda h: first_clip(h).pop("crc32"), "Clip"),
@@ -282,8 +289,10 @@ def first_clip(header):
         (lambda h: h["__metadata__"].update(clips=3), "Clip"),
         (lambda h: h["__metadata__"].update(format="other"), "mg latents shard"),
         (lambda h: h["__metadata__"]["encoding"].update(tae_config={}), "how"),
-        (lambda h: h["__metadata__"]["encoding"]["tae_config"].update(z_channels=5), "expected"),
-        (lambda h: h["__metadata__"]["encoding"]["tae_config"].update(ch_mult=[1] * 99), "how"),
+        (lambda h: tae_config(h).update(z_channels=5), "expected"),
+        (lambda h: tae_config(h).update(ch_mult=[1] * 99), "how"),
+        (lambda h: tae_config(h).update(shift_factor=-(10**30)), "how"),
+        (lambda h: tae_config(h).update(scaling_factor=9**999), "how"),
         (lambda h: h["__metadata__"]["encoding"]["settings"].update(stored="all"), "how"),
         (lambda h: h["__metadata__"]["encoding"]["settings"].update(stored=[]), "how"),
     ],
@@ -347,7 +356,7 @@ def test_a_shard_of_another_checkpoint_or_config_is_named(tmp_path):
     forge(path, other_checkpoint)
     refused(tmp_path, path.name, "does not match", "cdcdcd", "ababab")
     path.write_bytes(before)
-    forge(path, lambda h: h["__metadata__"]["encoding"]["tae_config"].update(shift_factor=0.5))
+    forge(path, lambda h: tae_config(h).update(shift_factor=0.5))
     refused(tmp_path, path.name, "does not match", "shift_factor is 0.5, not 0.25")
 
 
