@@ -80,6 +80,8 @@ def _read_rows(csv_path: str | os.PathLike, rows: csv.DictReader, column: str) -
         name = (row[column] or "").strip()
         if not name:
             raise ValueError(f"{where}: no name in column '{column}'")
+        if "\0" in name:  # which Python 3.10's csv module refuses, and no file has
+            raise ValueError(f"{where}: NUL in column '{column}'")
         frames = None if column == FRAMES_COLUMN else row.get(FRAMES_COLUMN)
         entries.append(Entry(name, _read_count(where, frames)))
     return entries

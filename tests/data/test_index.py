@@ -39,6 +39,7 @@ def test_names_in_a_column_called_frames_are_no_numbers(tmp_path):
         (b"path,label\na.mp4,1\n", "no column 'video'; its columns are: path, label"),
         (b"label,video\n1,a.mp4\n2,\n", "line 3: no name in column 'video'"),
         (b"label,video\n1,a.mp4\n2\n", "line 3: no name in column 'video'"),
+        (b"video\na\0.mp4\n", "NUL"),
         (b"video\n\xff\xfe.mp4\n", "not a CSV file of UTF-8 text"),
         (b"video,frames\na.mp4,3\nb.mp4,0\n", "line 3: '0' in column 'frames', expected a whole"),
         (b"video,frames\na.mp4,-4\n", "line 2: '-4' in column 'frames'"),
