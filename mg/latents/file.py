@@ -246,9 +246,8 @@ def _header(shape: tuple[int, ...], encoding: Encoding, video: Video, *, crc32: 
 def _video_from_json(text: str) -> Video:
     try:
         values = json.loads(text)
-        if re.fullmatch(
-            r"[0-9]{1,9}/[0-9]{1,9}", values["fps"]
-        ):  # of any other, Fraction may choke
+        # FFmpeg's fractions are of 32 bits, so 10 digits; of longer texts, Fraction may choke.
+        if re.fullmatch("[0-9]{1,10}/[0-9]{1,10}", values["fps"]):
             video = Video(**{**values, "fps": Fraction(values["fps"])})
             sizes = (video.frames, video.height, video.width)
             if (

@@ -60,6 +60,12 @@ def test_the_file_says_what_decoding_takes(tmp_path, z):
         assert json.loads(file.metadata()["video"])["fps"] == "30000/1001"
 
 
+def test_every_frame_rate_of_ffmpeg_comes_back(tmp_path, z):
+    for fps in (Fraction(2**31 - 1, 2**31 - 2), Fraction(1, 2**31 - 1), Fraction(2**31 - 1)):
+        path = write(tmp_path / "z.safetensors", z, replace(VIDEO, fps=fps))
+        assert LatentFile(path).video.fps == fps
+
+
 def test_a_constant_rate_needs_no_times(tmp_path, z):
     assert LatentFile(write(tmp_path / "z.safetensors", z)).video == VIDEO
 
