@@ -125,7 +125,7 @@ def _in_directory(output: Path) -> Iterator[None]:
                     ".bad-*.part.*",
                     ".tmp??????",
                 ):
-                    for remains in output.glob(name):
+                    for remains in filter(Path.is_file, output.glob(name)):
                         remains.unlink()
             stack.enter_context(lock_folder(output, shared=True, busy=busy))
         ranks.gather(None)

@@ -117,8 +117,10 @@ def test_what_a_killed_run_left_half_written_is_cleared(
     shutil.copytree(uninterrupted, output)
     for name in (".shard-1-ab.part.safetensors", ".manifest-ab.part.parquet", ".tmpAbC123"):
         (output / name).write_bytes(b"half")
+    (output / ".tmpDirect").mkdir()  # of another program: such a run leaves no folder
     args = encode_flags(videos, output, checkpoint, **OPTIONS)
     assert run_process(*COMMAND, *args, cwd=tmp_path).code == 1
+    (output / ".tmpDirect").rmdir()
     assert_as_uninterrupted(output, uninterrupted)
 
 
