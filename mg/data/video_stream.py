@@ -47,9 +47,10 @@ def read_chunks(
         FileNotFoundError: no such file.
         VideoError: the file is empty, is no video, is larger than `MAX_PIXELS`, or has no
             frame that can be decoded.
+        ValueError: an argument below 1.
     """
     if chunk_frames < 1 or (num_frames is not None and num_frames < 1):
-        raise ValueError(f"{chunk_frames} frames in chunks of {num_frames}, expected 1 or more")
+        raise ValueError(f"{num_frames} frames in chunks of {chunk_frames}, expected 1 or more")
     frames = islice(_timed_frames(path), num_frames)
     while pairs := list(islice(frames, chunk_frames)):
         yield Chunk(np.stack([image for image, _ in pairs]), [time for _, time in pairs])

@@ -86,6 +86,12 @@ def test_chunks_have_the_length_asked_for_and_end_where_asked(tmp_path, rng):
             next(read_chunks(tmp_path / "a.mkv", length, num_frames=limit))
 
 
+@pytest.mark.parametrize(("chunk_frames", "num_frames"), [(0, 5), (5, 0)])
+def test_lengths_below_one_are_an_error_that_names_them(chunk_frames, num_frames):
+    with pytest.raises(ValueError, match=f"^{num_frames} frames in chunks of {chunk_frames},"):
+        next(read_chunks("a.mkv", chunk_frames, num_frames=num_frames))
+
+
 def test_an_image_is_one_frame(tmp_path, rng):
     image = rng.integers(0, 256, (23, 37, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
