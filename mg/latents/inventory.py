@@ -54,8 +54,7 @@ class Inventory:
     def is_complete(self, video_sha256: str) -> bool:
         """Whether all clips of a video are there."""
         count, clips = self._counts.get(video_sha256), self._clips.get(video_sha256, {})
-        # The count comes from a file and may be anything: no range is made before it is bounded.
-        return count is not None and count <= len(clips) and all(n in clips for n in range(count))
+        return count is not None and all(number in clips for number in range(count))
 
     def count(self, video_sha256: str) -> int:
         """The number of clips of a complete video."""
