@@ -30,13 +30,13 @@ def encode(settings: FileEncoding) -> Video:
     """
     check_name(settings.target)
     check_apart(settings.target, settings.source, settings.ckpt_path)
-    counts = [promised_frames(settings.source), settings.num_frames]
+    promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
     tae = load_network(settings)
     encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
     with (
-        frame_progress(min((n for n in counts if n is not None), default=None)) as progress,
+        frame_progress(promised, settings.num_frames) as progress,
         closing(chunks),
         backend.no_grad(),
     ):

@@ -8,11 +8,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 @contextmanager
-def frame_progress(total: int | None) -> Iterator[tqdm]:
+def frame_progress(*totals: int | None) -> Iterator[tqdm]:
     """Give a bar on stderr to `update` by numbers of frames; what is logged goes above it.
 
     Args:
-        total: the number of frames, as far as it is known.
+        totals: upper bounds of the number of frames, as far as they are known.
     """
+    total = min((total for total in totals if total is not None), default=None)
     with tqdm(total=total, unit="frame") as progress, logging_redirect_tqdm():
         yield progress

@@ -45,14 +45,14 @@ def reconstruct(settings: Reconstruction) -> Scores:
     if settings.report is not None:
         check_apart(settings.report, settings.source, settings.ckpt_path, settings.target)
     check_output(settings.target, settings.codec)
-    total = _least(promised_frames(settings.source), settings.num_frames)
+    promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
     tae = load_network(settings)
     with nullcontext() if settings.report is None else ReportWriter(settings.report) as report:
         if report is None:
-            return _write(settings, tae, total, fps, None)
+            return _write(settings, tae, promised, fps, None)
         with report.video(Path(settings.source).name, fps) as shown:
-            scores = _write(settings, tae, total, fps, shown)
+            scores = _write(settings, tae, promised, fps, shown)
         checkpoint = weights_file(settings.ckpt_path)
         report.write(asdict(settings), tae.config, checkpoint, sha256(checkpoint))
     return scores
@@ -61,14 +61,14 @@ def reconstruct(settings: Reconstruction) -> Scores:
 def _write(
     settings: Reconstruction,
     tae: TemporalAutoencoder,
-    total: int | None,
+    promised: int | None,
     fps: Fraction,
     shown: Recording | None,
 ) -> Scores:
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
     chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
     with (
-        frame_progress(total) as progress,
+        frame_progress(promised, settings.num_frames) as progress,
         closing(chunks),
         open_writer(
             settings.target,
@@ -115,7 +115,3 @@ def _reconstructed(
         if pairs:
             images, times = zip(*pairs, strict=True)
             yield Chunk(np.stack(images), [*times]), frames[: len(pairs)]
-
-
-def _least(*counts: int | None) -> int | None:
-    return min((count for count in counts if count is not None), default=None)
