@@ -109,6 +109,9 @@ def test_start_item_is_by_default_where_the_steps_before_ended(dataset):
     assert_same(default, batches_of(dataset, 3, start_step=4, start_item=8, **RANDOM))
     other = batches_of(dataset, 3, start_step=4, start_item=9, **RANDOM)
     assert names_of(other)[:-1] == names_of(default)[1:]
+    shared = RANDOM | {"start_step": 4, "world_size": 2}
+    of_rank = batches_of(dataset, 3, **shared)
+    assert_same(of_rank, batches_of(dataset, 3, start_item=16, **shared))
 
 
 def fingerprint_of(folder, csv_path, **arguments):
