@@ -126,10 +126,10 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def keep_checkpoints(folder: Path, *, last: int, also: set[int | None]) -> None:
-    """Delete all but the `last` newest checkpoints and those of the steps `also`."""
+def keep_checkpoints(folder: Path, *, last: int, best: int | None) -> None:
+    """Delete all but the `last` newest checkpoints and that of the step `best`."""
     for path in list_checkpoints(folder)[:-last]:
-        if step_of(path) not in also:
+        if step_of(path) != best:
             delete_checkpoint(path)
 
 

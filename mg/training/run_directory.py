@@ -152,7 +152,7 @@ class RunDirectory:
         keep_checkpoints(
             self._checkpoints,
             last=self._recipe.keep_checkpoints,
-            also={step, best and best["step"]},
+            best=best and best["step"],
         )
 
     def close(self) -> None:
