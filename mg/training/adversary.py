@@ -23,6 +23,8 @@ from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import Arrays, load_strictly
 from mg.training.optimizer_state import optimizer_state, restore_optimizer
 
+BETAS = (0.5, 0.9)  # of the discriminator's AdamW, as in taming-transformers
+
 
 class Adversary:
     """A discriminator beside a network: it gives the network's gradients and trains itself.
@@ -32,8 +34,7 @@ class Adversary:
         objective: its loss but for the adversarial one.
         weight: of the adversarial loss, times the adaptive weight.
         ndf, n_layers, dtype, seed: see `Discriminator`.
-        betas, epsilon, weight_decay: of the discriminator's AdamW; betas as in
-            taming-transformers.
+        weight_decay: of the discriminator's AdamW.
         compile, jit_level: see `backend.value_and_grad`.
 
     Raises:
@@ -49,8 +50,6 @@ class Adversary:
         ndf: int = 64,
         n_layers: int = 3,
         dtype: str = "fp32",
-        betas: tuple[float, float] = (0.5, 0.9),
-        epsilon: float = 1e-8,
         weight_decay: float = 0.0,
         compile: bool | None = None,
         jit_level: str = "O0",
@@ -62,7 +61,7 @@ class Adversary:
         )
         self.parameters = backend.named_parameters(self.discriminator)
         self._optimizer = backend.AdamW(
-            list(self.parameters.values()), betas=betas, epsilon=epsilon, weight_decay=weight_decay
+            list(self.parameters.values()), betas=BETAS, epsilon=1e-8, weight_decay=weight_decay
         )
         self._sums: list[Tensor] = []
         self._build(tae, objective, weight, {"compile": compile, "jit_level": jit_level})
