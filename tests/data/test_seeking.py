@@ -234,3 +234,10 @@ def test_tables_of_long_ago_are_forgotten(tmp_path, monkeypatch):
     known = [known_table(path, None) is not None for path in paths]
     assert known == [False] * 3 + [True] * 3
     assert np.array_equal(read_frames(paths[0], [15]), read_whole(paths[0])[[15]])
+
+
+def test_a_table_is_known_however_long_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeking_module, "_CACHED_FRAMES", 1)
+    path = write_format(tmp_path, "xvid.avi")
+    count_frames(path)
+    assert known_table(path, None) is not None
