@@ -4,6 +4,7 @@ import os
 import zlib
 from itertools import islice
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -151,6 +152,19 @@ def test_a_frame_that_is_not_as_counted_is_refused_after_a_seek(tmp_path):
     with pytest.raises(InexactSeek, match="pixels may be others"):
         list(islice(frames_after_seek(path, known_table(path, None), 40), 10))
     assert np.array_equal(read_frames(path, [40]), read_whole(path)[[40]])
+
+
+def test_a_frame_that_is_marked_as_a_key_frame_and_is_none_is_no_start(tmp_path):
+    path = write_moving(tmp_path / "one_key.mp4", "mpeg4", options={"g": "50"})
+    with av.open(path) as source, av.open(tmp_path / "all_keys.mp4", "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.is_keyframe, packet.stream = True, stream
+                target.mux(packet)
+    indices = range(30, 40)
+    clip = read_frames(tmp_path / "all_keys.mp4", indices, num_frames=50)
+    assert np.array_equal(clip, read_frames(path, indices))
 
 
 @pytest.mark.parametrize("name", ["b_frames.mp4", "xvid.avi", "vp8.webm", "motion.avi"])
