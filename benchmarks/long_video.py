@@ -219,8 +219,7 @@ def print_tiles(options: argparse.Namespace) -> None:
     for path in options.clips:
         clip = load_clip(path, frames, None)[:, :, : options.height, : options.width][None]
         size = f"{frames}, {clip.shape[4]}x{clip.shape[3]}"
-        with backend.no_grad():
-            whole = backend.to_numpy(tae(backend.from_numpy(clip)))
+        whole = _whole(tae, clip)
         in_space = Tiling(encode_frames=None, decode_frames=None)
         for way, tiling, seams in (
             ("stream", None, None),
