@@ -114,7 +114,7 @@ def read_shard(path: str | os.PathLike) -> Shard:
         if places.keys() != {clip.key for clip in clips}:
             raise ValueError("its arrays are not those of the clips that it lists")
         for clip in clips:
-            check_clip(encoding, clip, places[clip.key])
+            _check_clip(encoding, clip, places[clip.key])
     except ValueError as error:
         raise ValueError(f"{path}: not a whole shard of latents: {error}") from None
     return Shard(path, encoding, clips, files, places)
@@ -134,7 +134,7 @@ def read_array(path: str | os.PathLike, place: Place) -> np.ndarray:
     return array.reshape(place.shape)
 
 
-def check_clip(encoding: Encoding, clip: Any, place: Place) -> None:
+def _check_clip(encoding: Encoding, clip: Clip, place: Place) -> None:
     """Raise a ValueError unless an array has the shape and type of a clip's latents."""
     sizes = (clip.frames, clip.height, clip.width)
     if min(sizes) < 1:
