@@ -23,7 +23,6 @@ MAY_ENTER = {
         "latents",
         "data",
         "models",
-        "backend",
         "ranks",
     },
     "training": {"evaluation", "losses", "data", "models", "backend", "ranks", "interruption"},
