@@ -13,7 +13,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
         return recipe.learning_rate
     done = (step - recipe.warmup_steps) / max(recipe.train_steps - 1 - recipe.warmup_steps, 1)
     span = recipe.learning_rate - recipe.end_learning_rate
-    return recipe.end_learning_rate + 0.5 * span * (1 + math.cos(math.pi * min(done, 1.0)))
+    return recipe.end_learning_rate + 0.5 * span * (1 + math.cos(math.pi * done))
 
 
 def is_due(step: int, every: int, last: int) -> bool:
