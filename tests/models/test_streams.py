@@ -268,6 +268,17 @@ def test_a_buffer_that_is_filled_again_does_not_change_what_was_fed(config):
     np.testing.assert_allclose(joined([z for z, _, _ in got]), expected, atol=1e-5)
 
 
+def test_a_stream_keeps_the_tiles_that_were_set_when_it_was_made():
+    network = random_network(SHALLOW)
+    video, z = random_video(1, 3, 4, 8, 8), random_video(1, 4, 2, 4, 4)
+    streams = network.encoder_stream(sample=False), network.decoder_stream()
+    expected = to_numpy(network.encode(video, sample=False)[0]), to_numpy(network.decode(z))
+    network.tiling = Tiling(size=4, size_overlap=2)
+    encoded, decoded = ([*s.feed(x), *s.flush()] for s, x in zip(streams, (video, z), strict=True))
+    np.testing.assert_allclose(joined([x for x, _, _ in encoded]), expected[0], atol=1e-5)
+    np.testing.assert_allclose(joined(decoded), expected[1], atol=1e-5)
+
+
 def test_an_empty_stream_and_pieces_that_do_not_fit_are_errors(shallow):
     with pytest.raises(ValueError, match="the video holds no frame"):
         list(shallow.encode_stream([]))

@@ -311,10 +311,10 @@ class TemporalAutoencoder(Module):
 
     def encoder_stream(self, sample: bool = True, *, seed: int | None = None) -> EncodeStream:
         """A stream to feed with a video and to flush, in the tiles in space that are set."""
-        rng = generator(seed) if sample else None
+        rng, direction = generator(seed) if sample else None, self._encoding()
         return EncodeStream(
             self.encodable,
-            lambda height, width: self._open(self._encoding(), height, width),
+            lambda height, width: self._open(direction, height, width),
             lambda moments: self._drawn(moments, rng),
         )
 
@@ -324,9 +324,10 @@ class TemporalAutoencoder(Module):
         target_size: tuple[int, int] | None = None,
     ) -> DecodeStream:
         """A stream to feed with latents and to flush, in the tiles in space that are set."""
+        direction = self._decoding()
         return DecodeStream(
             self.decodable,
-            lambda height, width: self._open(self._decoding(), height, width),
+            lambda height, width: self._open(direction, height, width),
             self.compression,
             num_target_frames,
             target_size,
