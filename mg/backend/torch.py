@@ -319,6 +319,8 @@ def copy(x: Tensor, place: Tensor | None = None) -> Tensor:
     of `place` if its shape is that of x. So what stays does not lie between what comes and goes."""
     if place is None or place.shape != x.shape:
         return x.clone()
+    if place.is_inference() and not torch.is_inference_mode_enabled():
+        return x.clone()  # such a tensor changes in that mode only
     return place.copy_(x)
 
 

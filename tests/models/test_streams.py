@@ -268,6 +268,19 @@ def test_a_buffer_that_is_filled_again_does_not_change_what_was_fed(config):
     np.testing.assert_allclose(joined([z for z, _, _ in got]), expected, atol=1e-5)
 
 
+@pytest.mark.skipif(backend.name == "mindspore", reason="a mode of PyTorch")
+def test_a_stream_that_began_in_inference_mode_goes_on_outside_it():
+    import torch
+
+    network = random_network(SHALLOW)
+    z = random_video(1, 4, 80, 2, 2)
+    stream = network.decoder_stream()
+    with torch.inference_mode():
+        got = stream.feed(z[:, :, :40])
+    got += stream.feed(z[:, :, 40:]) + stream.flush()
+    np.testing.assert_allclose(joined(got), joined(network.decode_stream([z])), atol=1e-5)
+
+
 def test_a_stream_keeps_the_tiles_that_were_set_when_it_was_made():
     network = random_network(SHALLOW)
     video, z = random_video(1, 3, 4, 8, 8), random_video(1, 4, 2, 4, 4)
