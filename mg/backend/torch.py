@@ -141,7 +141,8 @@ def is_tensor(value: object) -> bool:
 
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor with the values and dtype of `array`, on the current device."""
-    return torch.from_numpy(np.asarray(array, order="C")).to(_device)
+    # Writable, or PyTorch warns: one that is not, a file mapped to memory say, is copied.
+    return torch.from_numpy(np.require(array, requirements="CW")).to(_device)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

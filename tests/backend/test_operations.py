@@ -283,6 +283,13 @@ def test_gradients_equal_finite_differences(case):
         np.testing.assert_allclose(gradient, slope, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_of_an_array_that_is_not_writable_is_made_without_a_warning():
+    array = np.broadcast_to(np.arange(3, dtype=np.float32), (1, 3))
+    np.testing.assert_array_equal(to_numpy(from_numpy(array)), array)
+    np.testing.assert_array_equal(to_numpy(from_numpy(np.float32(2))), 2)
+
+
 def test_cat_joins_along_any_axis():
     a, b = np.arange(6).reshape(1, 2, 3), np.arange(12).reshape(1, 4, 3)
     joined = backend.cat([from_numpy(a.astype(np.float32)), from_numpy(b.astype(np.float32))], 1)
