@@ -91,6 +91,7 @@ def set_device(target: str) -> None:
 
     On a CPU it is a setting of the whole process, for programs to make before they compute: freed
     memory stays with it (PyTorch), and threads that wait leave the cores to others (MindSpore).
+    MindSpore 2.8.0 then crashes where several threads compute at once: compute in one of them.
 
     Raises:
         ValueError: PyTorch here has no such device.
