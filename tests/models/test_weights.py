@@ -288,6 +288,20 @@ def test_a_config_that_does_not_fit_is_an_error_that_names_the_file(
         TemporalAutoencoder(path)
 
 
+def test_a_config_that_is_missing_can_be_given_and_is_warned_of(tmp_path, arrays, suffix, caplog):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".ckpt":
+        backend.write_ckpt(str(path), arrays)
+    else:
+        save_raw(path, arrays)
+    known = {"num_groups": 4, "norm_scope": "clip"}
+    assert TemporalAutoencoder(path, known).config["norm_scope"] == "clip"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} carries no config: scaling_factor, shift_factor, attention_window, "
+        "upsample_padding are assumed to be TAE_CONFIG's"
+    ]
+
+
 # Interrupted writes
 
 

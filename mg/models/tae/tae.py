@@ -46,7 +46,8 @@ class TemporalAutoencoder(Module):
     Args:
         pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
             `save_pretrained` made, or "small", the weights in the box (docs/tae_small.md). It
-            brings its config; one of mindone's gets MINDONE_TAE_CONFIG. None: initial weights.
+            brings its config; one of mindone's gets MINDONE_TAE_CONFIG, and one without, as
+            frameworks save parameters, TAE_CONFIG with a warning. None: initial weights.
         config: keys to change in that config, or in TAE_CONFIG.
         use_tile: encode and decode in tiles to save memory: `tiling = Tiling()`.
         dtype: of convolutions and matrix products: "fp32", "bf16" or "fp16". Weights, norms,
@@ -78,8 +79,7 @@ class TemporalAutoencoder(Module):
         arrays = None
         if pretrained is not None:
             arrays, stored_config = read_weights(pretrained)
-            stored_config = _config_of(arrays, stored_config, source=str(pretrained))
-            config = {**stored_config, **(config or {})}
+            config = _config_of(arrays, stored_config, config or {}, source=str(pretrained))
         self.config = check_config(config or {})
         self.compression = 2 ** (len(self.config["ch_mult"]) - 1)  # of time, height and width
         self._tiling: Tiling | None = None
@@ -485,14 +485,18 @@ class TemporalAutoencoder(Module):
 _WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)
 
 
-def _config_of(arrays: Arrays, stored_config: dict | None, *, source: str) -> dict:
-    """The config of a checkpoint: the one it carries, else what its names and shapes tell. They
-    agree, so that a network is no larger than its file."""
+def _config_of(arrays: Arrays, stored: dict | None, changes: dict, *, source: str) -> dict:
+    """The config of a checkpoint, changed: the one it carries, else what its names and shapes tell.
+    They agree, so that a network is no larger than its file."""
     try:
         sizes = infer_sizes(arrays)
         base = MINDONE_TAE_CONFIG if is_mindone(arrays) else TAE_CONFIG
-        config = check_config({**base, **sizes} if stored_config is None else stored_config)
+        config = check_config({**base, **sizes, **changes} if stored is None else stored)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     check_sizes(config, sizes, source=source)
-    return config
+    assumed = [key for key in config if key not in sizes and key not in changes]
+    if stored is None and base is TAE_CONFIG and assumed:  # saved by the framework, say
+        keys = ", ".join(assumed)
+        logger.warning("%s carries no config: %s are assumed to be TAE_CONFIG's", source, keys)
+    return {**config, **changes}
