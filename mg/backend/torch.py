@@ -73,7 +73,6 @@ __all__ = [
     "write_ckpt",
 ]
 
-Module = torch.nn.Module
 ModuleList = torch.nn.ModuleList
 version = torch.__version__
 checkpoint_suffix = ".safetensors"
@@ -81,6 +80,23 @@ checkpoint_suffix = ".safetensors"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Module(torch.nn.Module):
+    """A part of the network, with float32 parameters."""
+
+    def _apply(self, fn, recurse=True):
+        """Change every parameter, which `to`, `half` and their like do.
+
+        Raises:
+            ValueError: to another dtype.
+        """
+        if (changed := fn(torch.empty(0)).dtype) != torch.float32:
+            raise ValueError(
+                f"weights in {changed}, expected float32: a TemporalAutoencoder computes in half "
+                'precision by its option dtype="bf16" or "fp16"'
+            )
+        return super()._apply(fn, recurse)
 
 
 # Devices, tensors, parameters

@@ -41,7 +41,7 @@ class TemporalAutoencoder(Module):
     """Video `(b c t h w)` in [-1, 1] to latents `(b z ceil(t/8) ceil(h/8) ceil(w/8))` and back.
 
     The network stays on the device of `mg.backend.set_device`, where noise and numpy arrays go too,
-    and its weights stay float32: PyTorch's `.to` and `.half` are not supported.
+    and its weights stay float32: PyTorch's `.to(device)` is not supported, and `.half()` refused.
 
     Args:
         pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
