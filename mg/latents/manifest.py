@@ -51,9 +51,13 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
             f"{path}: no such manifest, expected a directory that `mg encode-dataset` finished"
         )
     try:
-        # A file opened by Python: its name stays a name, and no thread is left that a fork loses.
+        # A file opened by Python: its name stays a name. `read_table` and `pre_buffer` would leave
+        # threads that a fork loses.
         with path.open("rb") as file:
-            table = parquet.read_table(file, use_threads=False, page_checksum_verification=True)
+            manifest = parquet.ParquetFile(
+                file, pre_buffer=False, page_checksum_verification=True
+            )
+            table = manifest.read(use_threads=False)
         table.validate(full=True)  # reading takes any bytes for text
         encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -148,6 +148,20 @@ def test_it_imports_no_framework():
     assert done.stdout.strip() == "set()", done.stderr
 
 
+def test_it_leaves_no_thread(tmp_path):
+    write_latents(tmp_path)
+    program = """if True:
+        import os, sys
+        from mg.latents import LatentDataset
+        before = {*os.listdir("/proc/self/task")}
+        LatentDataset(sys.argv[1])[0]
+        print({*os.listdir("/proc/self/task")} - before)
+    """
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_it_can_be_pickled(tmp_path):
     arrays = write_latents(tmp_path)
     copy = pickle.loads(pickle.dumps(LatentDataset(tmp_path, scaled=True)))
