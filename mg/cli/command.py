@@ -19,7 +19,10 @@ INTERRUPTED = 130
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, of options in full: `_config_first` knows no others."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         lines = [line.strip(" -") for line in message.strip().splitlines()]

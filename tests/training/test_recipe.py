@@ -158,6 +158,12 @@ def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
     run(train.main, args, capsys).assert_refused("learning_speed")
 
 
+def test_an_option_cut_short_is_an_error(tmp_path, capsys):
+    config = write_yaml(tmp_path / "a.yaml", seed=7)
+    args = ["--seed", 5, "--conf", config, *train_flags(tmp_path, tmp_path / "run")]
+    run(train.main, args, capsys).assert_refused("unrecognized arguments: --conf")
+
+
 def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
     args = ["--config", tmp_path / "none.yaml", *train_flags(tmp_path, tmp_path / "run")]
     run(train.main, args, capsys).assert_refused("none.yaml")
