@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
+from av.format import Flags
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 from av.video.stream import VideoStream
 
@@ -16,6 +17,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 _AVCOL_SPC_BT709 = 1  # the codec's name for what the reformatter calls Colorspace.ITU709
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
+_MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times
 _RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "rgb8")
 
 
@@ -90,6 +92,12 @@ def whole_rate(path: str | os.PathLike, fps: float | Fraction) -> Fraction:
         raise ValueError(f"{path}: expected a frame rate above 0, got {fps}")
     # 1001 is the largest denominator among broadcast rates, as 30000/1001 for "29.97".
     return max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
+
+
+def takes_times(container: OutputContainer) -> bool:
+    """Whether the format holds the time of each frame, and not one frame rate only."""
+    flags, name = container.format.flags, container.format.name
+    return bool(flags & Flags.variable_fps.value) or name in _MP4_ALIKE
 
 
 def fine_unit(fps: Fraction) -> Fraction:

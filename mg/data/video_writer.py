@@ -11,7 +11,6 @@ import av
 import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
-from av.format import Flags
 from av.video.stream import VideoStream
 from PIL import Image
 
@@ -22,6 +21,7 @@ from mg.data.output import (
     choose_encoder,
     fine_unit,
     open_output,
+    takes_times,
     whole_rate,
 )
 from mg.data.pixels import from_rgb
@@ -48,7 +48,7 @@ class VideoWriter:
         self._stream: VideoStream | None = None
         self._shape: tuple[int, ...] = ()
         self._first_time: Fraction | None = None
-        self._takes_times = bool(container.format.flags & Flags.variable_fps.value)
+        self._takes_times = takes_times(container)
         self._is_irregular = False
         self.count = 0
 

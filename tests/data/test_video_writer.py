@@ -57,7 +57,7 @@ def test_a_constant_rate_stays_exactly_that_rate(tmp_path, target, fps):
     assert np.abs(steps(times_of(path)) - 1 / float(fps)).max() <= 0.0011
 
 
-@pytest.mark.parametrize("target", ["a.mp4", "a.mkv", "a.webm"])
+@pytest.mark.parametrize("target", ["a.mp4", "a.mkv", "a.webm", "a.m4v", "a.3gp", "a.f4v"])
 def test_varying_times_are_kept(tmp_path, target):
     milliseconds = np.cumsum(np.random.default_rng(0).integers(5, 90, 50))
     source = write_moving(tmp_path / "vfr.mkv", "libx264", times=milliseconds)
