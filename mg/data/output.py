@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,26 +39,31 @@ def open_output(path: str | os.PathLike, temporary: Path | None = None) -> Outpu
     """A container of the suffix of `path`, which becomes a file `temporary` with the first packet.
 
     Raises:
-        ValueError: FFmpeg does not know the suffix.
+        ValueError: FFmpeg does not know the suffix, or writes more than one file for it.
     """
     # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
-    try:
-        return av.open(os.path.abspath(temporary or path), "w")
-    except ValueError:
-        raise ValueError(
-            f"{path}: FFmpeg writes no container of suffix '{Path(path).suffix}', expected one "
-            "such as .mp4, .mkv, .webm or .png"
-        ) from None
+    with suppress(ValueError):
+        container = av.open(os.path.abspath(temporary or path), "w")
+        if not container.format.flags & Flags.no_file.value:  # playlists and series of images
+            return container
+        container.close()
+    raise ValueError(
+        f"{path}: FFmpeg writes no container of suffix '{Path(path).suffix}', expected one "
+        "such as .mp4, .mkv, .webm or .png"
+    )
 
 
 def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
     """The name of the encoder to use: `codec` if it goes with the container of this suffix.
 
     Raises:
-        ValueError: FFmpeg does not know the suffix or the codec, or they do not go together.
+        ValueError: FFmpeg does not know the suffix or the codec, or they do not go together; or
+            the format is of no video.
     """
     with open_output(path) as container:
         usual, kind = container.default_video_codec, container.format.long_name
+    if usual == "none":
+        raise ValueError(f"{path}: {kind} holds no video, expected .mp4, .mkv or .webm, say")
     if codec is None:
         return DEFAULT_CODEC if _takes(path, DEFAULT_CODEC) else usual
     try:

@@ -253,6 +253,9 @@ def test_other_codecs_and_containers_keep_size_and_count(tmp_path, name, codec, 
         ("a.webm", "libx264", "a.webm: WebM does not take codec 'libx264', its usual one is vp9"),
         ("a.xyz", None, "a.xyz: FFmpeg writes no container of suffix '.xyz'"),
         ("a", None, "FFmpeg writes no container of suffix ''"),
+        ("a.wav", None, "a.wav: WAV .* holds no video"),
+        ("a.m3u8", None, "a.m3u8: FFmpeg writes no container of suffix '.m3u8'"),
+        ("a.jxl", None, "a.jxl: FFmpeg writes no container of suffix '.jxl'"),
     ],
 )
 def test_unknown_codecs_and_suffixes_are_refused_before_any_work(tmp_path, name, codec, message):
