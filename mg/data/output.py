@@ -10,13 +10,15 @@ import av
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
 from av.format import Flags
-from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
 DEFAULT_CODEC = "libx264"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
-_AVCOL_SPC_BT709 = 1  # the codec's name for what the reformatter calls Colorspace.ITU709
+# Codecs whose streams say by which matrix their colours are made; of the others' streams, where
+# their container says nothing either, decoders take it for BT.601.
+_MARKED = ("h264", "hevc", "vp9", "av1", "mpeg2video", "prores")
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
 _MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times
 _RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "rgb8")
@@ -129,8 +131,11 @@ def add_video(
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = _pixel_format(codec, is_odd=bool(stream.height % 2 or stream.width % 2))
     if stream.pix_fmt.startswith("yuv"):
-        stream.codec_context.colorspace = _AVCOL_SPC_BT709
-        stream.codec_context.color_range = ColorRange.MPEG
+        kind = stream.codec_context.codec.canonical_name
+        # The same numbers are the codec's names.
+        matrix = Colorspace.ITU709 if kind in _MARKED else Colorspace.ITU601
+        stream.codec_context.colorspace = matrix
+        stream.codec_context.color_range = ColorRange.JPEG if kind == "mjpeg" else ColorRange.MPEG
         stream.codec_context.color_primaries = ColorPrimaries.BT709
         stream.codec_context.color_trc = ColorTrc.BT709
     return stream

@@ -6,8 +6,9 @@ from functools import lru_cache
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
-from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorTrc, Interpolation
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +50,13 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike)
     return np.rot90(image, round(frame.rotation / 90))
 
 
-def from_rgb(image: np.ndarray, pixel_format: str | None) -> av.VideoFrame:
-    """A frame for an encoder, BT.709 where its format is not RGB, of uint8 (h w 3)."""
+def from_rgb(image: np.ndarray, encoder: VideoCodecContext) -> av.VideoFrame:
+    """A frame in an encoder's format, matrix and range of colours, of uint8 (h w 3)."""
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     return frame.reformat(
-        format=pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        format=encoder.pix_fmt,
+        dst_colorspace=encoder.colorspace,
+        dst_color_range=encoder.color_range,
     )
 
 

@@ -71,7 +71,7 @@ class VideoWriter:
             self._start(has_times=time is not None)
         _check_image(self._path, image, self._shape)
         assert self._stream is not None
-        frame = from_rgb(image, self._stream.pix_fmt)
+        frame = from_rgb(image, self._stream.codec_context)
         frame.pts, frame.time_base = self._units(time), self._unit
         self._mux(frame)
         self.count += 1
@@ -186,7 +186,7 @@ def open_writer(
     The size is kept exactly. Even sizes are stored as yuv420p, which every player and browser
     shows; that format cannot hold an odd size, which is stored as yuv444p instead (VLC, mpv and
     FFmpeg show it, most browsers do not), where the codec has these formats. Colours are BT.709 and
-    marked so.
+    marked so, or BT.601 where a codec's stream cannot be marked.
 
     Args:
         path: its suffix chooses the container; one of IMAGE_SUFFIXES makes an image of one frame

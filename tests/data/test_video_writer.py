@@ -246,6 +246,28 @@ def test_other_codecs_and_containers_keep_size_and_count(tmp_path, name, codec, 
 
 
 @pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", None),
+        ("a.mp4", "mpeg4"),
+        ("a.mkv", "ffv1"),
+        ("a.webm", "libvpx"),
+        ("a.avi", None),
+        ("a.avi", "mpeg4"),
+        ("a.avi", "rawvideo"),
+        ("a.avi", "mjpeg"),
+        ("a.mkv", "mjpeg"),
+        ("a.mov", "prores_ks"),
+    ],
+)
+def test_colours_are_read_as_they_were_written(tmp_path, name, codec):
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [200, 120, 60]], np.uint8)
+    frames = colours[:, None, None].repeat(32, 1).repeat(48, 2)
+    write_video(tmp_path / name, frames, 25, codec=codec, crf=4)
+    assert np.abs(read_frames(tmp_path / name, range(4)).astype(int) - frames).max() <= 4
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "message"),
     [
         ("a.mp4", "nonsense", "codec is 'nonsense', no encoder of this FFmpeg"),
