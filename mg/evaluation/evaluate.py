@@ -25,6 +25,8 @@ from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
 
+TABLE_NAME = "metrics.csv"
+
 
 @dataclass
 class Result:
@@ -66,7 +68,8 @@ def evaluate(evaluation: Evaluation) -> dict:
     lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
-    check_apart(paths.values(), [Path(evaluation.video_folder) / name for name in names])
+    videos = [Path(evaluation.video_folder) / name for name in names]
+    check_apart([*paths.values(), output / TABLE_NAME], [*videos, evaluation.csv_path])
     output.mkdir(parents=True, exist_ok=True)
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
@@ -74,7 +77,7 @@ def evaluate(evaluation: Evaluation) -> dict:
         results = _evaluate_share(evaluation, tae, lpips, paths, names, report)
         summary = _summary(evaluation, tae, results)
         if ranks.is_first():
-            _write_rows(output / "metrics.csv", results)
+            _write_rows(output / TABLE_NAME, results)
             with atomic_path(output / "metrics.json") as temporary:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
         if report is not None:

@@ -38,11 +38,11 @@ def side_by_side_path(reconstruction: Path) -> Path:
     return reconstruction.with_name(f"{reconstruction.stem}_side_by_side.mp4")
 
 
-def check_apart(reconstructions: Iterable[Path], videos: Iterable[Path]) -> None:
-    """Raise ValueError if a reconstruction or its side-by-side would replace one of the videos."""
-    originals = {os.path.realpath(video) for video in videos}
-    for path in reconstructions:
+def check_apart(written: Iterable[Path], read: Iterable[str | Path]) -> None:
+    """Raise ValueError if a file that is written, or its side-by-side, would replace one read."""
+    originals = {os.path.realpath(path) for path in read}
+    for path in written:
         if originals & {os.path.realpath(path), os.path.realpath(side_by_side_path(path))}:
             raise ValueError(
-                f"{path} would replace a video of the data set, expected another output_path"
+                f"{path} would replace a file of the data set, expected another output_path"
             )

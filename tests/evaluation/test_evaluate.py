@@ -303,6 +303,16 @@ def test_videos_of_the_data_set_are_never_replaced(tmp_path, checkpoint, capsys,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact):
+    write_index(tmp_path, NAMES)
+    index = (tmp_path / "videos.csv").rename(tmp_path / "metrics.csv")
+    before = index.read_bytes()
+    args = evaluate_flags(checkpoint, videos, tmp_path, csv_path=index)
+    run(command.main, args, capsys).assert_refused("metrics.csv", "another output_path")
+    assert list(tmp_path.iterdir()) == [index]
+    assert index.read_bytes() == before
+
+
 # What is wrong with the data
 
 
