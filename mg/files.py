@@ -26,8 +26,9 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Not the whole stem: the name may be as long as the file system takes.
     handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem}-", suffix=f".part{target.suffix}", dir=target.parent
+        prefix=f".{target.stem[:40]}-", suffix=f".part{target.suffix}", dir=target.parent
     )
     os.close(handle)
     temporary = Path(name)

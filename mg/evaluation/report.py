@@ -60,7 +60,7 @@ class ReportWriter:
     def __enter__(self) -> "ReportWriter":
         parent = self._path.parent
         parent.mkdir(parents=True, exist_ok=True)
-        self._directory = Path(tempfile.mkdtemp(prefix=f".{self._path.stem}-", dir=parent))
+        self._directory = Path(tempfile.mkdtemp(prefix=f".{self._path.stem[:40]}-", dir=parent))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -306,6 +306,13 @@ def test_names_are_taken_literally(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 6
 
 
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_names_may_be_as_long_as_a_file_system_takes(tmp_path, letter):
+    name = letter * (251 // len(letter.encode())) + ".mp4"
+    write_video(tmp_path / name, np.zeros((3, 16, 16, 3), np.uint8), 25)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_codec_that_cannot_take_the_size_is_one_line(tmp_path):
     frames = np.zeros((3, 16, 20000, 3), np.uint8)
     message = (
