@@ -102,8 +102,10 @@ def whole_rate(path: str | os.PathLike, fps: float | Fraction) -> Fraction:
     return max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001))
 
 
-def takes_times(container: OutputContainer) -> bool:
+def takes_times(container: OutputContainer, codec: str) -> bool:
     """Whether the format holds the time of each frame, and not one frame rate only."""
+    if av.Codec(codec, "w").canonical_name in ("mpeg1video", "mpeg2video"):
+        return False  # they know some usual rates, and no finer unit of time
     flags, name = container.format.flags, container.format.name
     return bool(flags & Flags.variable_fps.value) or name in _MP4_ALIKE
 

@@ -48,7 +48,7 @@ class VideoWriter:
         self._stream: VideoStream | None = None
         self._shape: tuple[int, ...] = ()
         self._first_time: Fraction | None = None
-        self._takes_times = takes_times(container)
+        self._takes_times = takes_times(container, codec)
         self._is_irregular = False
         self.count = 0
 
