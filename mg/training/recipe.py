@@ -1,9 +1,10 @@
 """Everything that decides a training run, in one flat place."""
 
-import math
 from dataclasses import asdict, dataclass, field
 
 import yaml
+
+_LARGEST = 3.4028234e38  # in float32
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Recipe:
             **dict.fromkeys(("num_workers", "warmup_steps", "ckpt_save_steps", "seed"), 0),
             **dict.fromkeys(("learning_rate", "end_learning_rate", "weight_decay"), 0),
             **dict.fromkeys(("reconstruction_weight", "perceptual_weight", "kl_weight"), 0),
-            **dict.fromkeys(("opl_weight", "optim_eps", "max_grad_norm"), 0),
+            **dict.fromkeys(("opl_weight", "max_grad_norm"), 0),
+            "optim_eps": 1e-30,  # with 0, a weight without a gradient becomes NaN
             **dict.fromkeys(("ema_decay", "max_skipped_updates", "val_steps"), 0),
             **dict.fromkeys(("disc_weight", "disc_start"), 0),
             **dict.fromkeys(("disc_ndf", "disc_layers", "keep_checkpoints"), 1),
@@ -144,8 +146,11 @@ class Recipe:
             if not getattr(self, key) >= minimum:
                 raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
         for key, value in asdict(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} is {value}, expected a finite number")
+            if isinstance(value, float) and not value <= _LARGEST:
+                raise ValueError(f"{key} is {value}, expected a finite number in float32")
+        for key in ("learning_rate", "end_learning_rate"):
+            if getattr(self, key) > 1:
+                raise ValueError(f"{key} is {getattr(self, key)}, expected at most 1")
         for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
