@@ -179,19 +179,20 @@ class Trainer:
         """Write the weights to use, if training is done.
 
         Raises:
-            ValueError: training stopped since it diverged.
+            ValueError: training stopped since it diverged, or ended with a skipped update.
         """
         if self._broken:
             names = ", ".join(sorted(self._broken))
             logger.warning("%d videos could not be used: %s", len(self._broken), names)
-        if self.diverged:
+        done = self.step >= self.recipe.train_steps
+        if self.diverged or (done and self.skipping):
             again = f"goes on from update {self.saved}" if self.saved else "begins anew"
             raise ValueError(
                 f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
                 f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
                 f"videos. The same command, with a lower --learning_rate say, {again}"
             )
-        if self.step >= self.recipe.train_steps and ranks.is_first():
+        if done and ranks.is_first():
             averaged = self._update.averaged() if self._update.has_average else None
             with averaged or contextlib.nullcontext():
                 self._tae.save_checkpoint(self.run.weights)

@@ -450,3 +450,13 @@ def test_what_is_to_be_saved_waits_for_an_update_that_is_not_skipped(videos, tmp
     options = {"train_steps": 8, "ckpt_save_steps": 3, "keep_checkpoints": 9}
     assert train.main(train_flags(videos, output, **options)) == 0
     assert [step_of(path) for path in list_checkpoints(output / "checkpoints")] == [4, 6, 8]
+
+
+@pytest.mark.once
+def test_a_run_that_ends_with_a_skipped_update_gives_no_weights(videos, tmp_path, capsys):
+    output = tmp_path / "run"
+    flags = train_flags(videos, output, train_steps=2, kl_weight=1e38)
+    outcome = run(train.main, flags, capsys)
+    assert outcome.code == 2
+    assert "stopped after update 2: 2 in a row" in outcome.err[-1]
+    assert not list(output.glob("tae.*"))
