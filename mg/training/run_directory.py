@@ -71,9 +71,10 @@ class RunDirectory:
             for key, (before, now) in changes.items():
                 logger.warning("the recipe's %s was %r and is %r from here on", key, before, now)
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, best: dict | None) -> None:
         """Make the directory ready for writing; what was logged after update `step`, the last one
-        saved, is dropped, or all if that is 0, and so are checkpoints after it.
+        saved, is dropped, or all if that is 0, and so are checkpoints after it; `best` of until
+        then is the best again.
 
         Raises:
             OSError: the directory cannot be made or written.
@@ -84,6 +85,7 @@ class RunDirectory:
         delete_newer(self._checkpoints, step)
         with atomic_path(self.path / "recipe.yaml") as temporary:
             temporary.write_text(self._recipe.to_yaml())
+        self._write_best(best)
         metrics = self.path / "metrics.jsonl"
         lines = _lines_until(metrics, step) if step else []
         with atomic_path(metrics) as temporary:
@@ -144,16 +146,19 @@ class RunDirectory:
         path = write_checkpoint(self._checkpoints, step, checkpoint, config)
         logger.info("wrote %s", path)
         best = state["progress"]["best"]
-        if not best:  # forgotten, where the validation is another than before
-            (self.path / "best.json").unlink(missing_ok=True)
-        else:
-            with atomic_path(self.path / "best.json") as temporary:
-                temporary.write_text(json.dumps(best, indent=2) + "\n")
+        self._write_best(best)
         keep_checkpoints(
             self._checkpoints,
             last=self._recipe.keep_checkpoints,
             best=best and best["step"],
         )
+
+    def _write_best(self, best: dict | None) -> None:
+        if not best:  # forgotten, where the validation is another than before
+            (self.path / "best.json").unlink(missing_ok=True)
+            return
+        with atomic_path(self.path / "best.json") as temporary:
+            temporary.write_text(json.dumps(best, indent=2) + "\n")
 
     def close(self) -> None:
         """Finish the files.

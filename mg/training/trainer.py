@@ -83,7 +83,7 @@ class Trainer:
         )
         self._reader, self._ahead = ThreadPoolExecutor(1), None
         stack.callback(self._reader.shutdown)  # before the batches are closed
-        self.run.begin(self.step)
+        self.run.begin(self.step, self._progress.best)
         self._bar = stack.enter_context(
             tqdm(
                 total=recipe.train_steps,

@@ -252,6 +252,18 @@ def test_checkpoints_after_damaged_ones_are_kept_and_the_damaged_ones_deleted(
     assert "step_300: deleted, since training goes on from update 12" in caplog.text
 
 
+@pytest.mark.once
+def test_a_damaged_checkpoint_is_no_longer_the_best(videos, uninterrupted, tmp_path, capsys):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    folder = output / "checkpoints"
+    truncate(folder / "step_12" / "tae.safetensors")
+    (output / "best.json").write_text('{"step": 12}')
+    args = full_flags(videos, output, train_steps=10)
+    assert run(train.main, args, capsys).code == 0
+    state = json.loads((folder / "step_10" / "state.json").read_text())
+    assert json.loads((output / "best.json").read_text()) == state["progress"]["best"]
+
+
 # Changed; which framework trains does not matter
 
 
