@@ -54,9 +54,7 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
         # A file opened by Python: its name stays a name. `read_table` and `pre_buffer` would leave
         # threads that a fork loses.
         with path.open("rb") as file:
-            manifest = parquet.ParquetFile(
-                file, pre_buffer=False, page_checksum_verification=True
-            )
+            manifest = parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
             table = manifest.read(use_threads=False)
         table.validate(full=True)  # reading takes any bytes for text
         encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
