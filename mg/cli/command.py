@@ -1,6 +1,7 @@
 """What all commands share: reading the command line, and saying what went wrong in one line."""
 
 import logging
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,9 @@ from jsonargparse import ArgumentParser
 BAD_INPUT = 2
 SOME_FAILED = 1
 INTERRUPTED = 130
+
+# PyTorch and MindSpore raise a RuntimeError, with one of these in its first line.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|allocate memory failed", re.I)
 
 
 class Parser(ArgumentParser):
@@ -84,6 +88,12 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
             return command(args) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(reason):
+            raise
+        print(f"error: out of memory: {reason}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 
 from mg import backend
@@ -14,6 +15,7 @@ from .support import (
     ROOT,
     data_flags,
     flags,
+    run,
     run_process,
     train_flags,
     write_dataset,
@@ -39,6 +41,20 @@ def without_frameworks(name, package=None):
 
 importlib.util.find_spec = without_frameworks
 """
+
+
+def of_python(args):
+    np.empty(1 << 60, np.uint8)
+
+
+def of_the_framework(args):
+    column = backend.from_numpy(np.ones((1 << 21, 1), np.float32))
+    backend.to_numpy(column * column.reshape(1, -1))
+
+
+@pytest.mark.parametrize("takes_too_much", [of_python, of_the_framework])
+def test_a_lack_of_memory_is_told_in_one_line(capsys, takes_too_much):
+    run(lambda args: command.run(takes_too_much, args), [], capsys).assert_refused("out of memory:")
 
 
 def test_train_then_evaluate_from_another_directory(tmp_path):
