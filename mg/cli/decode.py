@@ -11,10 +11,8 @@ def command(args: list[str] | None) -> None:
         description="Decode a latent file that mg encode wrote to a video of the size, frame count "
         "and times of the original. Scaled and raw latents are told apart by the file."
     )
-    parser.add_argument("source", metavar="LATENT", help="Latent file, *.safetensors.")
-    parser.add_argument(
-        "target", metavar="OUT", help="Video or image to write; its suffix chooses the format."
-    )
+    parser.add_argument("source", help="Latent file, *.safetensors.")
+    parser.add_argument("target", help="Video or image to write; its suffix chooses the format.")
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_class_arguments(Decoding, skip={"source", "target"})
     settings = parse(parser, Decoding, args)

@@ -12,8 +12,8 @@ def command(args: list[str] | None) -> None:
         "all that decoding takes: the TAE's config, whether the latents are scaled, and the "
         "video's size, frame count and times."
     )
-    parser.add_argument("source", metavar="IN", help="Video or image.")
-    parser.add_argument("target", metavar="OUT", help="Latent file to write, *.safetensors.")
+    parser.add_argument("source", help="Video or image.")
+    parser.add_argument("target", help="Latent file to write, *.safetensors.")
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_class_arguments(FileEncoding, skip={"source", "target"})
     settings = parse(parser, FileEncoding, args)

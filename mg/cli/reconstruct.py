@@ -12,10 +12,8 @@ def command(args: list[str] | None) -> None:
         "keep their number, size and times, sound is copied. Prints PSNR and SSIM, means over "
         "frames."
     )
-    parser.add_argument("source", metavar="IN", help="Video or image.")
-    parser.add_argument(
-        "target", metavar="OUT", help="Video or image to write; its suffix chooses the format."
-    )
+    parser.add_argument("source", help="Video or image.")
+    parser.add_argument("target", help="Video or image to write; its suffix chooses the format.")
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_argument(
         "--side_by_side",
