@@ -17,6 +17,8 @@ from mg.data.opening import open_video
 
 logger = logging.getLogger(__name__)
 
+_LITTLE = Fraction(1, 25)  # seconds of sound beside its pictures that nobody notices
+
 
 class Audio:
     """The sound of an open file, to be written beside pictures. See `open_audio`."""
@@ -33,9 +35,11 @@ class Audio:
     def add_to(self, output: OutputContainer) -> None:
         """Add a stream to `output` for every stream of sound that its format takes; a warning
         names the others."""
-        taken, accepted = [], _accepted(self._path, output.format.name)
+        taken, is_taken = [], _trials(self._path, output.format.name)
         for stream in self._container.streams.audio:
-            if stream.index in accepted:
+            if stream.index not in is_taken:
+                continue  # it has no packet
+            if is_taken[stream.index]:
                 self._streams[stream.index] = _add_copy(output, stream)
                 taken.append(stream)
             else:
@@ -50,6 +54,13 @@ class Audio:
         if taken:
             self._packets = self._container.demux(taken)
             self._waiting = self._next()
+        late = 0 if self._waiting is None else self._time(self._waiting)
+        if output.format.name == "avi" and late > _LITTLE:  # which holds no time of a packet
+            logger.warning(
+                "%s: its sound begins %.2f seconds late, and with the pictures in an .avi",
+                self._path,
+                late,
+            )
 
     def write(self, output: OutputContainer, until: Fraction | None) -> None:
         """Write the packets before `until`, in seconds from the file's start; None: all."""
@@ -114,20 +125,19 @@ def open_audio(path: str | os.PathLike | None) -> Iterator[Audio | None]:
         stack.close()
 
 
-def _accepted(path: str | os.PathLike, format_name: str) -> set[int]:
-    """Which of a file's streams of sound a format takes: a file of its first packet can be made."""
-    accepted = set()
+def _trials(path: str | os.PathLike, format_name: str) -> dict[int, bool]:
+    """Whether a format takes each of a file's streams of sound, by index: whether a file of its
+    first packet can be made."""
+    taken = {}
     with open_video(path) as (container, _):
-        left = {stream.index for stream in container.streams.audio}
-        for packet in container.demux(*container.streams.audio):
+        streams = container.streams.audio
+        for packet in container.demux(*streams):
             index = packet.stream.index
-            if packet.size and index in left:
-                left.remove(index)
-                if _takes(format_name, packet):
-                    accepted.add(index)
-            if not left:
+            if packet.size and index not in taken:
+                taken[index] = _takes(format_name, packet)
+            if len(taken) == len(streams):
                 break
-    return accepted
+    return taken
 
 
 def _takes(format_name: str, packet: Packet) -> bool:

@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARKED = ("h264", "hevc", "vp9", "av1", "mpeg2video", "prores")
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
 _MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times
-_RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "rgb8")
+_RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "pal8")
 
 
 def check_output(path: str | os.PathLike, codec: str | None = None) -> None:
@@ -110,8 +110,11 @@ def takes_times(container: OutputContainer, codec: str) -> bool:
     return bool(flags & Flags.variable_fps.value) or name in _MP4_ALIKE
 
 
-def fine_unit(fps: Fraction) -> Fraction:
-    """A unit of time that is fine and of which a frame at a constant rate lasts a whole number."""
+def fine_unit(container: OutputContainer, fps: Fraction) -> Fraction:
+    """A unit of time that is fine and of which a frame at a constant rate lasts a whole number; in
+    a GIF its only one, in which frames of more than 100 a second take longer than they should."""
+    if container.format.name == "gif":
+        return Fraction(1, 100)
     if fps.numerator > _FINEST:
         return Fraction(1, _FINEST)
     return Fraction(1, fps.numerator * -(-_FINE // fps.numerator))
@@ -126,7 +129,7 @@ def add_video(
 ) -> VideoStream:
     """A stream for frames of this shape `(h w 3)`, set as `open_writer` says."""
     options = dict(options)
-    if codec == "libx265":
+    if av.Codec(codec, "w").name == "libx265":
         options["x265-params"] = "log-level=error"  # it would tell stderr about itself
     stream = container.add_stream(codec, rate=fps, options=options)
     assert isinstance(stream, VideoStream)

@@ -9,6 +9,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 from av.video.reformatter import ColorTrc, Interpolation
+from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +53,23 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike)
 
 def from_rgb(image: np.ndarray, encoder: VideoCodecContext) -> av.VideoFrame:
     """A frame in an encoder's format, matrix and range of colours, of uint8 (h w 3)."""
+    if encoder.pix_fmt == "pal8":
+        return _with_palette(image)
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
     return frame.reformat(
         format=encoder.pix_fmt,
         dst_colorspace=encoder.colorspace,
         dst_color_range=encoder.color_range,
     )
+
+
+def _with_palette(image: np.ndarray) -> av.VideoFrame:
+    """A frame with the 256 colours that suit it, of uint8 (h w 3)."""
+    indexed = Image.fromarray(image).quantize(256, Image.Quantize.FASTOCTREE)
+    colours = np.reshape(indexed.getpalette(), (-1, 3))
+    palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
+    palette[: len(colours), 1:] = colours
+    return av.VideoFrame.from_ndarray((np.asarray(indexed), palette), format="pal8")
 
 
 def _on_black(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:

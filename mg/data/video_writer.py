@@ -97,7 +97,9 @@ class VideoWriter:
             )
 
     def _start(self, has_times: bool) -> None:
-        self._unit = fine_unit(self._fps) if has_times and self._takes_times else 1 / self._fps
+        self._unit = 1 / self._fps
+        if has_times and self._takes_times:
+            self._unit = fine_unit(self._container, self._fps)
         self._latest_units = -1
         self._stream = stream = add_video(
             self._container, self._shape, self._fps, self._options, self._codec
