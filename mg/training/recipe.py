@@ -156,6 +156,8 @@ class Recipe:
                 raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
         if self.colour_start and self.pretrained is not None:
             raise ValueError("colour_start is True, but there is a pretrained to start from")
+        if self.val_video_folder is not None and self.val_csv_path is None:
+            raise ValueError("val_video_folder is given, but no val_csv_path, expected both")
         if self.val_num_frames is not None and self.val_num_frames < 1:
             raise ValueError(f"val_num_frames is {self.val_num_frames}, expected at least 1")
         if not self.ema_decay < 1:

@@ -68,8 +68,9 @@ class RunDirectory:
             self.start_weights = self._checkpoints / name / WEIGHTS
             changes = check_continues(yaml.safe_load(self.start.recipe), recipe)
             logger.info("%s: going on from %s", self.path, name)
-            for key, (before, now) in changes.items():
-                logger.warning("the recipe's %s was %r and is %r from here on", key, before, now)
+            if ranks.is_first():
+                for key, values in changes.items():
+                    logger.warning("the recipe's %s was %r and is %r from here on", key, *values)
 
     def begin(self, step: int, best: dict | None) -> None:
         """Make the directory ready for writing; what was logged after update `step`, the last one

@@ -139,6 +139,7 @@ def test_every_recipe_of_the_repository_is_read(path):
         ({"learning_rate": 2}, ("learning_rate is 2.0", "at most 1")),
         ({"kl_weight": 1e39}, ("kl_weight is 1e+39", "finite")),
         ({"optim_eps": 0}, ("optim_eps is 0", "at least 1e-30")),
+        ({"val_video_folder": "videos"}, ("val_video_folder", "no val_csv_path")),
         ({"mixed_image_ratio": ".nan"}, ("mixed_image_ratio is nan", "finite")),
         ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
         ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
