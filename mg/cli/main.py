@@ -15,7 +15,7 @@ COMMANDS = {
     "decode": "decode a latent file to a video",
     "encode-dataset": "encode a data set to shards of latents, for training on them",
     "stats": "print mean and standard deviation of such latents",
-    "convert-checkpoint": "rewrite a checkpoint as .safetensors or .ckpt",
+    "convert-checkpoint": "rewrite a checkpoint in another format, or with its own scaling",
     "convert-lpips": "make the LPIPS weights' file from torchvision's and the lpips package's",
 }
 

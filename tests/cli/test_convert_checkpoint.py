@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from latents.latent_files import write_latents
 
 from mg import backend
 from mg.cli import convert_checkpoint
+from mg.files import sha256
+from mg.latents.stats import latent_statistics
 from mg.models.tae.weights import read_weights, write_weights
 
 from .support import run, write_checkpoint
@@ -100,3 +103,19 @@ def test_what_half_precision_does_not_hold_is_named_and_nothing_is_written(tmp_p
         args = ["--src", source, "--target", target, "--half"]
         run(convert_checkpoint.main, args, capsys).assert_refused(name)
         assert not target.exists()
+
+
+@pytest.mark.once
+def test_scaling_comes_from_latents_of_the_same_checkpoint(tmp_path, capsys):
+    source, target = write_checkpoint(tmp_path / "a.safetensors"), tmp_path / "b.safetensors"
+    latents, others = tmp_path / "latents", tmp_path / "others"
+    write_latents(latents, checkpoint_sha256=sha256(source))
+    write_latents(others)
+    args = ["--src", source, "--target", target, "--latents"]
+    run(convert_checkpoint.main, [*args, others], capsys).assert_refused("of another checkpoint")
+    assert not target.exists()
+    assert run(convert_checkpoint.main, [*args, latents], capsys).code == 0
+    (arrays, config), (same, scaled) = read_weights(source), read_weights(target)
+    assert all(np.array_equal(arrays[name], same[name]) for name in arrays)
+    factors = {key: latent_statistics(latents)[key] for key in ("scaling_factor", "shift_factor")}
+    assert scaled == {**config, **factors}

@@ -16,9 +16,9 @@ SIZES = [(4, 8, 8), (4, 8, 8), (3, 8, 8), (9, 10, 12), (1, 16, 6)]
 """Frames, height and width of each clip; a file has two, the last has one."""
 
 
-def make_encoding(**settings) -> Encoding:
+def make_encoding(checkpoint_sha256="ab" * 32, **settings) -> Encoding:
     settings = {"stored": "mean", "scaled": False, "precision": "fp32", **settings}
-    return Encoding("ab" * 32, CONFIG, settings)
+    return Encoding(checkpoint_sha256, CONFIG, settings)
 
 
 def write_latents(directory: Path, rng=None, sizes=None, max_bytes=700, **settings) -> dict:
