@@ -434,16 +434,25 @@ def test_every_damaged_byte_of_a_manifest_is_refused_or_harmless(tmp_path, rng):
             assert item.items() <= known.items()
 
 
-def test_empty_places_in_the_manifest_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[(name, None, f"'{name}' has empty places") for name in ("frames", "key", "stored")],
+        ("stored", "sample", "a row's stored is 'sample', expected 'mean'"),
+        ("scaled", True, "a row's scaled is True, expected False"),
+        ("checkpoint_sha256", "cd" * 32, "a row's checkpoint_sha256 is 'cdcd"),
+    ],
+)
+def test_a_row_of_the_manifest_that_is_not_as_the_others_is_refused(
+    tmp_path, name, value, expected
+):
     write_latents(tmp_path)
     path = tmp_path / MANIFEST
     table = parquet.read_table(path)
-    for name in ("frames", "key", "stored"):
-        column = table[name].to_pylist()
-        field, place = table.schema.field(name), table.schema.get_field_index(name)
-        emptied = pa.array([None, *column[1:]], field.type)
-        parquet.write_table(table.set_column(place, field, emptied), path)
-        refused(tmp_path, f"'{name}' has empty places")
+    field, place = table.schema.field(name), table.schema.get_field_index(name)
+    changed = pa.array([value, *table[name].to_pylist()[1:]], field.type)
+    parquet.write_table(table.set_column(place, field, changed), path)
+    refused(tmp_path, expected)
 
 
 def test_a_manifest_older_than_the_shards_is_warned_of(tmp_path, caplog):
