@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mg.data import load_clip, read_frames, to_uint8
+from mg.data.clip import read_clip
 
 from .sample_videos import FRAMES_PER_FILE, labelled_frames, write_losslessly
 
@@ -115,3 +116,14 @@ def test_arguments_out_of_range_are_named(dataset, arguments, message):
     arguments = {"num_frames": 4, "image_size": 16} | arguments
     with pytest.raises(ValueError, match=message):
         load_clip(dataset / "0.mkv", **arguments)
+
+
+def test_zooms_are_spread_evenly_over_their_logarithms(tmp_path, rng):
+    frame = np.repeat(3 * np.arange(80, dtype=np.uint8)[None, :, None], 80, 0).repeat(3, 2)
+    write_losslessly(tmp_path / "ramp.mkv", frame[None])
+    zooms = []
+    for _ in range(200):
+        frames = read_clip(tmp_path / "ramp.mkv", 1, 8, rng=rng, max_zoom=4.0)
+        steps = np.diff(frames[0, 4, 1:-1, 0].astype(float))
+        zooms.append(10 / (steps.mean() / 3))
+    assert np.allclose(np.quantile(zooms, [0, 0.25, 0.5, 0.75, 1]), 4 ** np.linspace(0, 1, 5), 0.12)
