@@ -331,6 +331,14 @@ def test_odd_sizes_are_shown_without_what_was_added(browser):
     assert video.size["height"] / screen.size["height"] == pytest.approx(34 / 33, rel=0.01)
 
 
+def test_names_are_readable_in_a_narrow_window(browser):
+    browser.set_window_size(500, 900)
+    try:
+        assert rows_of(browser)[0].find_element(By.TAG_NAME, "td").size["width"] > 150
+    finally:
+        browser.set_window_size(1400, 900)
+
+
 def test_an_image_is_a_video_that_does_not_play(browser):
     click_row(browser, HOSTILE[0])
     assert "1 frame," in text_of(browser, "facts")
