@@ -56,7 +56,10 @@ def command(args: list[str] | None) -> None:
         flags += ["--train_steps", str(options.train_steps)]
     recipe = read_recipe([*flags, "--video_folder", str(videos), "--val_csv_path", str(test_csv)])
     print(f"Fine-tuning {recipe.train_steps} steps on earlier frames of them:", flush=True)
-    weights = train(recipe).run.weights
+    trainer = train(recipe)
+    if trainer.step < recipe.train_steps:
+        raise KeyboardInterrupt  # at which training saves and returns
+    weights = trainer.run.weights
     print("Reconstructing the same clips:", flush=True)
     after = measure(str(weights), "after")
 
