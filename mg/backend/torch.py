@@ -159,7 +159,7 @@ def is_tensor(value: object) -> bool:
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor with the values and dtype of `array`, on the current device."""
     # Writable, or PyTorch warns: one that is not, a file mapped to memory say, is copied.
-    return torch.from_numpy(np.require(array, requirements="CW")).to(_device)
+    return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(_device)
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
