@@ -38,8 +38,8 @@ def encoded(tae, x, **options):
     return [to_numpy(value) for value in tae.encode(x, **options)]
 
 
-def decoded(tae, z, **options):
-    return to_numpy(tae.decode(z, **options))
+def decoded(tae, z, *targets, **options):
+    return to_numpy(tae.decode(z, *targets, **options))
 
 
 # Sizes
@@ -80,6 +80,14 @@ def test_decoding_keeps_the_first_frames_rows_and_columns_asked_for(tae, shallow
     assert whole.shape == (1, 3, 4, 4, 2)
     np.testing.assert_array_equal(decoded(shallow, z, num_target_frames=1), whole[:, :, :1])
     np.testing.assert_array_equal(decoded(shallow, z, target_size=(4, 1)), whole[..., :1])
+
+
+def test_numpys_integers_are_targets_too(shallow):
+    z, (frames, *size) = random_video(1, 4, 2, 2, 1), np.array([3, 4, 1])
+    expected = decoded(shallow, z)[:, :, :3, :, :1]
+    np.testing.assert_array_equal(decoded(shallow, z, frames, size), expected)
+    pieces = [to_numpy(x) for x in shallow.decode_stream([z], frames, size)]
+    np.testing.assert_allclose(np.concatenate(pieces, 2), expected, atol=1e-5)
 
 
 def test_odd_sizes_are_extended_by_their_last_row_and_column():

@@ -155,6 +155,14 @@ def test_tiles_that_do_not_fit_the_network_are_refused_and_leave_its_tiles(chang
     assert network.tiling == before
 
 
+def test_tiles_of_numpys_integers_are_those_of_pythons():
+    network, z, sizes = random_network({"ch_mult": [1, 2]}), random_video(1, 4, 5, 3, 4), [4, 2] * 3
+    network.tiling = Tiling(*sizes)
+    expected = to_numpy(network.decode(z))
+    network.tiling = Tiling(*np.array(sizes))
+    np.testing.assert_array_equal(to_numpy(network.decode(z)), expected)
+
+
 # The network's own tiles: 32 frames to encode; 4 latents, 2 of them shared, to decode
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from mg.backend import Tensor
-from mg.models.tae.values import check_holds, check_target
+from mg.models.tae.values import check_holds, target
 
 Latents = tuple[Tensor, Tensor, Tensor]
 """(z, mean, logvar), each `(b z t h/8 w/8)`."""
@@ -120,9 +120,8 @@ class DecodeStream:
         num_target_frames: int | None,
         target_size: tuple[int, int] | None,
     ):
-        check_target(num_target_frames, target_size)
         self._check, self._open, self._compression = check, open_stream, compression
-        self._num_frames, self._target_size = num_target_frames, target_size
+        self._num_frames, self._target_size = target(num_target_frames, target_size)
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
         self._ended = False

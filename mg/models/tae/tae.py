@@ -19,7 +19,7 @@ from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
 from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
-from mg.models.tae.values import check_holds, check_target, extended, generator, latents, video
+from mg.models.tae.values import check_holds, extended, generator, latents, target, video
 from mg.models.tae.weights import (
     PUBLISHED,
     Arrays,
@@ -279,7 +279,7 @@ class TemporalAutoencoder(Module):
             ValueError: another shape or number of channels, values that are not finite, or a
                 target that is no size, or larger than what there is.
         """
-        check_target(num_target_frames, target_size)
+        num_target_frames, target_size = target(num_target_frames, target_size)
         z = self.decodable(z)
         check_holds(num_target_frames, target_size, z, self.compression)
         x = self._in_pieces(self._decoding(), z)

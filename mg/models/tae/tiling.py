@@ -35,6 +35,12 @@ class Tiling:
     size: int | None = 512
     size_overlap: int = 128
 
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.integer):  # MindSpore's slices take Python's integers alone
+                object.__setattr__(self, field.name, int(value))
+
     def check(self, compression: int) -> None:
         """Raise unless a network of that compression can use these sizes.
 
@@ -46,7 +52,7 @@ class Tiling:
             value = getattr(self, field.name)
             if value is None and "overlap" not in field.name:
                 continue
-            if not isinstance(value, int | np.integer) or value % compression:
+            if not isinstance(value, int) or value % compression:
                 raise ValueError(f"{field.name} is {value!r}, expected a multiple of {compression}")
         for tile, overlap in (
             ("encode_frames", "encode_overlap"),

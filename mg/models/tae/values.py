@@ -38,17 +38,22 @@ def latents(z: Tensor, channels: int) -> Tensor:
     return z
 
 
-def check_target(num_frames: int | None, size: tuple[int, int] | None) -> None:
-    """Raise unless a number of frames, and a height and width, are whole numbers from 1, or None.
+def target(
+    num_frames: int | None, size: tuple[int, int] | None
+) -> tuple[int | None, tuple[int, int] | None]:
+    """A number of frames, and a height and width, as Python's integers: MindSpore's slices take no
+    others.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not whole numbers from 1, or None.
     """
     if not (num_frames is None or _is_whole(num_frames, 1)):
         raise ValueError(f"num_target_frames is {num_frames!r}, expected a whole number from 1")
     sizes = size if isinstance(size, tuple | list) else (size,)
     if not (size is None or len(sizes) == 2 and all(_is_whole(length, 1) for length in sizes)):
         raise ValueError(f"target_size is {size!r}, expected (height, width), each from 1")
+    frames = None if num_frames is None else int(num_frames)
+    return frames, None if size is None else (int(size[0]), int(size[1]))
 
 
 def check_holds(
