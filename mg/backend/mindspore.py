@@ -84,6 +84,19 @@ class Module(nn.Cell):
             if getattr(cls.forward, "in_python", False):
                 cls.__call__ = cls.forward
 
+    def __getstate__(self):
+        # All but what it recomputes with, which MindSpore cannot copy: a copy makes its own.
+        base, state = super().__getstate__()
+        cells = state["_cells"].copy()
+        recomputes = cells.pop("_recompute_cell", None) is not None
+        changed = {"_cells": cells, "_recompute_cell": None, "_recomputes": recomputes}
+        return base, {**state, **changed}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if self._recomputes:
+            recompute(self)
+
 
 ModuleList = nn.CellList
 version = ms.__version__

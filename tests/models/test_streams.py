@@ -194,8 +194,6 @@ def test_after_streams_the_whole_is_compiled_as_before():
 @pytest.mark.usefixtures("compiled_soon")
 @pytest.mark.parametrize("options", [{"compile": False}, {}, {"use_recompute": True}])
 def test_a_copy_of_a_network_computes_with_its_own_weights(options):
-    if "use_recompute" in options and backend.name == "mindspore":
-        pytest.skip("MindSpore's cells that recompute cannot be copied")
     copied = randomise(copy.deepcopy(random_network(SHALLOW, **options)), seed=1)
     video = random_video(1, 3, 30, 4, 4)
     expected = to_numpy(random_network(SHALLOW, seed=1).encode(video, False)[0])
