@@ -3,6 +3,7 @@
 import logging
 import os
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
@@ -66,10 +67,12 @@ def from_rgb(image: np.ndarray, encoder: VideoCodecContext) -> av.VideoFrame:
 def _with_palette(image: np.ndarray) -> av.VideoFrame:
     """A frame with the 256 colours that suit it, of uint8 (h w 3)."""
     indexed = Image.fromarray(image).quantize(256, Image.Quantize.FASTOCTREE)
-    colours = np.reshape(indexed.getpalette(), (-1, 3))
+    colours = np.reshape(indexed.getpalette() or [], (-1, 3))
     palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
     palette[: len(colours), 1:] = colours
-    return av.VideoFrame.from_ndarray((np.asarray(indexed), palette), format="pal8")
+    # PyAV's types know of no palette.
+    pair: Any = (np.asarray(indexed), palette)
+    return av.VideoFrame.from_ndarray(pair, format="pal8")
 
 
 def _on_black(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
