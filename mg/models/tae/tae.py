@@ -55,6 +55,7 @@ class TemporalAutoencoder(Module):
         use_recompute: in training, compute activations twice instead of keeping them.
         compile: compile `encode` and `decode` for each size of video: MindSpore's graph mode
             (at `jit_level`), `torch.compile`, or on a GPU CUDA graphs; None: on MindSpore only.
+            What MindSpore's own functions load into the network later, its graphs do not see.
         seed: of the initial weights; the same on both frameworks.
 
     Raises:
