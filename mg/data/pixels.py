@@ -66,7 +66,7 @@ def from_rgb(image: np.ndarray, encoder: VideoCodecContext) -> av.VideoFrame:
 
 def _with_palette(image: np.ndarray) -> av.VideoFrame:
     """A frame with the 256 colours that suit it, of uint8 (h w 3)."""
-    indexed = Image.fromarray(image).quantize(256, Image.Quantize.FASTOCTREE)
+    indexed = Image.fromarray(image).quantize(256)
     colours = np.reshape(indexed.getpalette() or [], (-1, 3))
     palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
     palette[: len(colours), 1:] = colours
