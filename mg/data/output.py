@@ -131,6 +131,8 @@ def add_video(
     options = dict(options)
     if av.Codec(codec, "w").name == "libx265":
         options["x265-params"] = "log-level=error"  # it would tell stderr about itself
+    if codec == "gif":  # it would leave out what has the same index as before, of any palette
+        options["gifflags"] = "0"
     stream = container.add_stream(codec, rate=fps, options=options)
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = shape[:2]

@@ -244,6 +244,13 @@ def test_frames_that_are_too_fast_for_a_gif_take_longer(tmp_path):
     assert np.abs(steps(times_of(tmp_path / "a.gif")) - 0.01).max() < 1e-6
 
 
+def test_a_gif_goes_back_to_the_colours_of_its_first_frame(tmp_path):
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    frames[1] = 255, 0, 0
+    write_video(tmp_path / "a.gif", frames, 10)
+    assert np.array_equal(read_frames(tmp_path / "a.gif", range(3)), frames)
+
+
 def test_one_frame_can_be_written_as_a_video(tmp_path):
     write_video(tmp_path / "a.mp4", np.full((1, 16, 16, 3), 90, np.uint8), 25)
     assert count_frames(tmp_path / "a.mp4") == 1
