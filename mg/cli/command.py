@@ -93,7 +93,7 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
         reason = str(error).split("\n")[0]
         if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(reason):
             raise
-        print(f"error: out of memory: {reason}", file=sys.stderr)
+        print(": ".join(filter(None, ("error: out of memory", reason))), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

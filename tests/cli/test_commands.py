@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -44,6 +45,10 @@ importlib.util.find_spec = without_frameworks
 
 
 def of_python(args):
+    bytes(1 << 62)
+
+
+def of_numpy(args):
     np.empty(1 << 60, np.uint8)
 
 
@@ -52,9 +57,18 @@ def of_the_framework(args):
     backend.to_numpy(column * column.reshape(1, -1))
 
 
-@pytest.mark.parametrize("takes_too_much", [of_python, of_the_framework])
-def test_a_lack_of_memory_is_told_in_one_line(capsys, takes_too_much):
-    run(lambda args: command.run(takes_too_much, args), [], capsys).assert_refused("out of memory:")
+@pytest.mark.parametrize(
+    ("takes_too_much", "told"),
+    [
+        (of_python, "error: out of memory$"),
+        (of_numpy, "error: out of memory: Unable to allocate"),
+        (of_the_framework, "error: out of memory: ."),
+    ],
+)
+def test_a_lack_of_memory_is_told_in_one_line(capsys, takes_too_much, told):
+    outcome = run(lambda args: command.run(takes_too_much, args), [], capsys)
+    outcome.assert_refused("out of memory")
+    assert re.match(told, outcome.err[0])
 
 
 def test_train_then_evaluate_from_another_directory(tmp_path):
