@@ -91,7 +91,7 @@ class Module(torch.nn.Module):
         Raises:
             ValueError: to another dtype.
         """
-        if (changed := fn(torch.empty(0)).dtype) != torch.float32:
+        if (changed := fn(torch.empty(0, dtype=torch.float32)).dtype) != torch.float32:
             raise ValueError(
                 f"weights in {changed}, expected float32: a TemporalAutoencoder computes in half "
                 'precision by its option dtype="bf16" or "fp16"'

@@ -301,6 +301,18 @@ def test_weights_of_another_kind_are_an_error_that_says_what_to_do(shallow, chan
     assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
 
 
+@pytest.mark.skipif(backend.name == "mindspore", reason="a setting of PyTorch's")
+def test_another_default_kind_leaves_the_weights_as_they_are(shallow):
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        shallow.to("cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
+
+
 @pytest.mark.parametrize(
     "shape",
     [
