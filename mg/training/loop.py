@@ -16,7 +16,7 @@ def train(recipe: Recipe) -> Trainer:
 
     Raises:
         ValueError, OSError: what is wrong with the recipe, data, weights, device or directory; or
-            more than `max_skipped_updates` updates in a row were not finite.
+            more than `max_skipped_updates` updates in a row, or the last one, were not finite.
     """
     backend.set_device(recipe.device_target)
     ranks.join()
