@@ -183,9 +183,8 @@ def find_videos(folder: Path) -> Iterator[str]:
                     yield Path(place, name).relative_to(folder).as_posix()
 
 
-def examine(folder: Path, name: str) -> Video | Bad:
-    """Decode a video whole, and tell what it holds or what is wrong with it."""
-    path = folder / name
+def bad_name(name: str) -> Bad | None:
+    """Why a CSV file cannot hold this name of a video, if it cannot."""
     shown = name.encode("utf-8", "backslashreplace").decode()
     if shown != name:
         return Bad(shown, "its name is not UTF-8 text, as a CSV file is")
@@ -195,6 +194,14 @@ def examine(folder: Path, name: str) -> Video | Bad:
         )
     if name != name.strip():
         return Bad(name, "its name begins or ends with a space, which is lost in a CSV file")
+    return None
+
+
+def examine(folder: Path, name: str) -> Video | Bad:
+    """Decode a video whole, and tell what it holds or what is wrong with it."""
+    path = folder / name
+    if bad := bad_name(name):
+        return bad
     try:
         count, width, height = 0, 0, 0
         with open_video(path) as (container, stream):

@@ -17,7 +17,7 @@ from mg.data.footage import shows_the_same, signature
 from mg.data.index import write_rows
 from mg.data.opening import VideoError
 from mg.data.packages import REGISTRIES, Package, download, extract
-from mg.data.prepare import find_videos
+from mg.data.prepare import bad_name, find_videos
 from mg.data.video_file import count_frames, read_fps, read_frames
 from mg.data.video_writer import write_video
 from mg.files import atomic_path, sha256
@@ -251,9 +251,8 @@ def _extra(output: Path, settings: TrainingSet, held_out: list[Row]) -> list[Row
     for name in tqdm(sorted(find_videos(folder)), unit="video", desc="extra videos"):
         path, place = folder / name, output / "train" / f"{settings.short_side}" / "extra"
         try:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            if shown != name:
-                raise VideoError(f"{shown}: its name is not UTF-8 text, as a CSV file is")
+            if bad := bad_name(name):
+                raise VideoError(f"{bad.video}: {bad.reason}")
             if shows_the_same(signature(path), unseen):
                 logger.warning("%s: left out, it shows what a clip of val or test shows", name)
                 continue
