@@ -93,8 +93,9 @@ class Module(torch.nn.Module):
         """
         if (changed := fn(torch.empty(0, dtype=torch.float32)).dtype) != torch.float32:
             raise ValueError(
-                f"weights in {changed}, expected float32: a TemporalAutoencoder computes in half "
-                'precision by its option dtype="bf16" or "fp16"'
+                f"{type(self).__name__}: weights in {changed}, expected float32 (a "
+                'TemporalAutoencoder computes in half precision by its option dtype="bf16" or '
+                '"fp16")'
             )
         return super()._apply(fn, recurse)
 

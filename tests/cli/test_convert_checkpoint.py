@@ -113,6 +113,8 @@ def test_scaling_comes_from_latents_of_the_same_checkpoint(tmp_path, capsys):
     write_latents(others)
     args = ["--src", source, "--target", target, "--latents"]
     run(convert_checkpoint.main, [*args, others], capsys).assert_refused("of another checkpoint")
+    missing = ["--src", tmp_path / "none.safetensors", *args[2:], latents]
+    run(convert_checkpoint.main, missing, capsys).assert_refused("none.safetensors: no such")
     assert not target.exists()
     assert run(convert_checkpoint.main, [*args, latents], capsys).code == 0
     (arrays, config), (same, scaled) = read_weights(source), read_weights(target)

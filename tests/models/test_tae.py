@@ -296,7 +296,8 @@ def test_tensors_of_other_kinds_go_in_as_float32(shallow, kind):
 @pytest.mark.skipif(backend.name == "mindspore", reason="a method of PyTorch's modules")
 @pytest.mark.parametrize("change", ["half", "bfloat16", "double"])
 def test_weights_of_another_kind_are_an_error_that_says_what_to_do(shallow, change):
-    with pytest.raises(ValueError, match='expected float32: .* its option dtype="bf16" or "fp16"'):
+    said = 'Autoencoder: .* expected float32 .* its option dtype="bf16" or "fp16"'
+    with pytest.raises(ValueError, match=said):
         getattr(shallow, change)()
     assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
 

@@ -158,6 +158,12 @@ def test_prefixes_of_training_wrappers_are_stripped(tmp_path, network, arrays):
         assert_equal(read, arrays)
 
 
+def test_a_weight_with_a_wrapper_s_prefix_and_without_is_an_error(tmp_path, arrays):
+    twice = {**arrays, f"autoencoder.{NAME}": arrays[NAME]}
+    with pytest.raises(ValueError, match=r"a.safetensors: holds some weights twice"):
+        read_weights(save_raw(tmp_path / "a.safetensors", twice))
+
+
 def test_unused_parameters_of_mindone_are_dropped_with_a_log_line(arrays, caplog):
     unused = {
         f"encoder.down.{level}.block.0.temb_proj.{kind}": np.ones(3, np.float32)

@@ -45,11 +45,9 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         FileNotFoundError: no such file.
         ValueError: another suffix, or a file that is damaged or not a checkpoint.
     """
-    path = _located(path)
+    file, path = weights_file(path), _located(path)
     if path.is_dir():
-        return read_weights(weights_file(path))[0], _read_config(path / CONFIG_FILE)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint file")
+        return read_weights(file)[0], _read_config(path / CONFIG_FILE)
     if path.suffix == ".safetensors":
         arrays, metadata = read_safetensors(path)
         text = metadata.get(CONFIG_KEY)
@@ -65,13 +63,23 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         raise ValueError(f"{path}: its config is not JSON") from None
     if not isinstance(config, dict | None):
         raise ValueError(f"{path}: its config is {text!r}, expected an object")
-    return {_PREFIX.sub("", name): array for name, array in arrays.items()}, config
+    bare = {_PREFIX.sub("", name): array for name, array in arrays.items()}
+    if len(bare) < len(arrays):
+        raise ValueError(f"{path}: holds some weights twice, with a wrapper's prefix and without")
+    return bare, config
 
 
 def weights_file(path: str | os.PathLike) -> Path:
-    """The file that holds the weights of a checkpoint: itself, that of a directory or of a name."""
+    """The file that holds the weights of a checkpoint: itself, that of a directory or of a name.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
     path = _located(path)
-    return path / WEIGHTS_FILE if path.is_dir() else path
+    file = path / WEIGHTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such checkpoint file")
+    return file
 
 
 def _located(path: str | os.PathLike) -> Path:
