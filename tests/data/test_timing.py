@@ -1,87 +1,108 @@
-"""When frames are shown and what is missing, of stand-ins for PyAV's objects; test_video_stream.py
-has real files."""
+"""When frames are shown, and what is missing, by files whose times are chosen."""
 
 from fractions import Fraction
-from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 
 from mg.data.timing import Clock, missing, promised_seconds
 
 MS = Fraction(1, 1000)
+SOUND_RATE = 44100
 
 
-def opened(unit=MS, fps=25, *, kind="matroska", start=0, seconds=0, audio=(), duration=""):
-    """A container and its video stream."""
-    stream = SimpleNamespace(
-        time_base=unit,
-        average_rate=Fraction(fps),
-        start_time=start,
-        duration=None,
-        metadata={"DURATION": duration},
-    )
-    container = SimpleNamespace(
-        format=SimpleNamespace(name=kind),
-        start_time=0,
-        duration=seconds * 1_000_000,
-        streams=SimpleNamespace(audio=audio),
-    )
-    return container, stream
+def write(path, stamps, fps=25, *, unit=MS, codec="mpeg4", options=None, lasts=None, sound=0.0):
+    """Write frames at these times in `unit`, the last shown for `lasts` of it; then `sound` seconds
+    of silence."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=fps, options=options or {})
+        video.height = video.width = 32
+        video.pix_fmt = "yuv420p"
+        video.codec_context.time_base = unit
+        if sound:
+            audio = container.add_stream("pcm_s16le", rate=SOUND_RATE, layout="mono")
+        packets = []
+        for stamp in stamps:
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))
+            frame.pts, frame.time_base = stamp, unit
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        if lasts is not None:
+            packets[-1].duration = lasts
+        container.mux(packets)
+        if sound:
+            silence = np.zeros((1, round(sound * SOUND_RATE)), np.int16)
+            frame = av.AudioFrame.from_ndarray(silence, "s16", "mono")
+            frame.rate, frame.pts = SOUND_RATE, 0
+            container.mux([*audio.encode(frame), *audio.encode(None)])
+    return path
 
 
-def frame(pts, dts=None, duration=0):
-    return SimpleNamespace(pts=pts, dts=dts, duration=duration)
+def times(path):
+    """The clock after all frames, and their times."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        clock = Clock(container, stream)
+        return clock, [clock.next(frame) for frame in container.decode(stream)]
 
 
-def times(clock, *stamps):
-    return [clock.next(frame(stamp)) for stamp in stamps]
+def test_a_time_that_is_rounded_to_a_unit_is_regular(tmp_path):
+    _, shown = times(write(tmp_path / "a.mkv", [0, 33, 67, 100], fps=30))
+    assert shown == [Fraction(n, 30) for n in range(4)]
 
 
-def test_a_time_that_is_rounded_to_a_unit_is_regular():
-    clock = Clock(*opened(fps=30))
-    assert times(clock, 0, 33, 67, 100) == [Fraction(n, 30) for n in range(4)]
+def test_a_time_that_is_a_unit_off_is_not_regular_where_frames_are_as_short(tmp_path):
+    _, shown = times(write(tmp_path / "a.mkv", [0, 1, 3, 4], fps=1000))
+    assert shown == [0, MS, 3 * MS, 4 * MS]
 
 
-def test_a_time_that_is_a_unit_off_is_not_regular_where_frames_are_as_short():
-    clock = Clock(*opened(fps=1000))
-    assert times(clock, 0, 1, 3, 4) == [0, MS, 3 * MS, 4 * MS]
-
-
-@pytest.mark.parametrize(("first", "start"), [(1, 0), (-1, 0), (2, 2 * MS)])
-def test_a_first_frame_within_a_unit_of_the_files_start_begins_with_it(first, start):
-    clock = Clock(*opened())
-    assert times(clock, first) == [start]
+@pytest.mark.parametrize(("first", "start"), [(1, 0), (2, 2 * MS)])
+def test_a_first_frame_within_a_unit_of_the_files_start_begins_with_it(tmp_path, first, start):
+    clock, shown = times(write(tmp_path / "a.mkv", [first, first + 40], sound=0.1))
+    assert shown == [start, start + 40 * MS]
     assert clock.start == start
 
 
-def test_the_order_of_decoding_is_the_time_in_an_avi_without_the_decoders_delay():
-    clock = Clock(*opened(Fraction(1, 25), kind="avi", start=3))
-    shown = [clock.next(frame(None, dts)) for dts in (5, 6, 7)]
-    assert shown == [Fraction(n, 25) for n in (3, 4, 5)]
+def test_the_order_of_decoding_is_the_time_in_an_avi_without_the_decoders_delay(tmp_path):
+    unit, options = Fraction(1, 25), {"bf": "2", "b_strategy": "0"}
+    path = write(tmp_path / "a.avi", range(6), unit=unit, codec="libx264", options=options)
+    with av.open(str(path)) as container:
+        assert next(container.decode(video=0)).dts > 0  # the delay
+    assert times(path)[1] == [number * unit for number in range(6)]
 
 
-@pytest.mark.parametrize(("duration", "end"), [(0, 40), (10, 40), (90, 90)])
-def test_the_end_is_that_of_the_last_frame(duration, end):
-    clock = Clock(*opened())
-    clock.next(frame(0, duration=duration))
-    assert clock.end == end * MS
+@pytest.mark.parametrize("lasts", [10, 40, 90])
+def test_the_end_is_that_of_the_last_frame_which_lasts_a_usual_one_s_time_at_least(tmp_path, lasts):
+    clock, _ = times(write(tmp_path / "a.mp4", [0, 40], lasts=lasts))
+    usual = Fraction(40 + lasts, 2)
+    assert clock.end == (40 + max(lasts, usual)) * MS
 
 
-def test_matroska_states_the_end_of_a_stream_and_not_its_length():
-    promised = promised_seconds(*opened(start=2000, duration="00:01:12.500000000"))
-    assert promised == (Fraction("70.5"), True)
+def test_matroska_states_the_end_of_a_stream_and_not_its_length(tmp_path):
+    path = write(tmp_path / "a.mkv", [2000, 2040, 2080])
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.metadata["DURATION"] == "00:00:02.120000000"
+        assert promised_seconds(container, stream) == (120 * MS, True)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "audio", "told"),
+    ("seconds", "sound", "told"),
     [
-        (2, (), ""),  # less than a second is little
-        (3, (), ", to second 1.00 of 3.00"),
-        (3, ("sound",), ""),  # which may go on after the pictures
+        (2, 0, ""),  # less than a second is little
+        (3, 0, ", to second 1.00 of 3.00"),
+        (3, 3, ""),  # which may go on after the pictures
     ],
 )
-def test_what_a_file_promises_counts_roughly_and_where_it_has_no_sound(seconds, audio, told):
-    container, stream = opened(fps=1, seconds=seconds, audio=audio)
-    clock = Clock(container, stream)
-    clock.next(frame(0))
-    assert missing(container, stream, clock) == told
+def test_what_a_file_promises_counts_roughly_and_where_it_has_no_sound(
+    tmp_path, seconds, sound, told
+):
+    stamps = range(0, 1000 * seconds, 1000)
+    path = write(tmp_path / "a.flv", stamps, fps=1, codec="flv", sound=sound)
+    with av.open(str(path)) as container:  # its header is of the whole file, of no stream
+        stream = container.streams.video[0]
+        assert promised_seconds(container, stream) == (seconds, False)
+        clock = Clock(container, stream)
+        clock.next(next(container.decode(stream)))
+        assert missing(container, stream, clock) == told
