@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import math
@@ -59,23 +60,24 @@ def files_below(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-class FakeStep(TrainStep):
-    """A training step that costs nothing and records what it is asked."""
+class RecordingStep(TrainStep):
+    """A training step that records what it is asked and what it gives."""
 
     def __init__(self, tae, objective, optimizer, **options):
         super().__init__(tae, objective, optimizer, **options)
-        self.calls, self.options = [], options
-        FakeStep.last = self
+        self.calls, self.metrics, self.options = [], [], options
+        RecordingStep.last = self
 
     def __call__(self, step, videos, learning_rate):
         self.calls.append((step, [video.shape for video in videos], learning_rate))
-        return {"loss": 1.0, "psnr": 2.0, "grad_norm": 3.0}
+        self.metrics.append(super().__call__(step, videos, learning_rate))
+        return self.metrics[-1]
 
 
 @pytest.fixture
-def fake_step(monkeypatch):
-    monkeypatch.setattr(trainer, "TrainStep", FakeStep)
-    return FakeStep
+def recorded(monkeypatch):
+    monkeypatch.setattr(trainer, "TrainStep", RecordingStep)
+    return RecordingStep
 
 
 # What a run leaves
@@ -162,12 +164,10 @@ def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, cap
         pytest.param({"compile": "null", "use_recompute": True}, False, id="to save memory"),
     ],
 )
-def test_a_run_that_compiles_says_so(
-    videos, tmp_path, capsys, caplog, fake_step, options, compiles
-):
-    args = train_flags(videos, tmp_path / "run", train_steps=1, device_target="CPU", **options)
-    with caplog.at_level(logging.INFO):
-        assert run(train.main, args, capsys).code == 0
+def test_a_run_that_compiles_says_so(videos, tmp_path, caplog, options, compiles):
+    args = train_flags(videos, tmp_path / "run", device_target="CPU", **options)
+    with caplog.at_level(logging.INFO), contextlib.ExitStack() as stack:
+        trainer.Trainer(train.read_recipe(args), stack)
     assert ("compiles the network" in caplog.text) == compiles
 
 
@@ -175,32 +175,28 @@ def steps_kept(output):
     return [step_of(path) for path in list_checkpoints(output / "checkpoints")]
 
 
-def test_checkpoint_is_written_at_every_interval_and_at_the_end(
-    videos, tmp_path, capsys, fake_step
-):
-    args = train_flags(videos, tmp_path / "run", train_steps=7, ckpt_save_steps=3)
+def test_checkpoint_is_written_at_every_interval_and_at_the_end(videos, tmp_path, capsys):
+    args = train_flags(videos, tmp_path / "run", train_steps=5, ckpt_save_steps=2)
     outcome = run(train.main, args, capsys)
     assert outcome.code == 0
-    assert steps_kept(tmp_path / "run") == [3, 6, 7]
+    assert steps_kept(tmp_path / "run") == [2, 4, 5]
     assert outcome.out == [f"Trained. Checkpoint: {tmp_path / 'run' / CHECKPOINT}"]
 
 
-def test_checkpoint_interval_zero_is_the_end_only(videos, tmp_path, capsys, fake_step):
-    args = train_flags(videos, tmp_path / "run", train_steps=4, ckpt_save_steps=0)
+def test_checkpoint_interval_zero_is_the_end_only(videos, tmp_path, capsys):
+    args = train_flags(videos, tmp_path / "run", train_steps=2, ckpt_save_steps=0)
     assert run(train.main, args, capsys).code == 0
-    assert steps_kept(tmp_path / "run") == [4]
+    assert steps_kept(tmp_path / "run") == [2]
 
 
-def test_only_the_newest_checkpoints_are_kept(videos, tmp_path, capsys, fake_step):
-    options = {"train_steps": 9, "ckpt_save_steps": 1, "keep_checkpoints": 2}
+def test_only_the_newest_checkpoints_are_kept(videos, tmp_path, capsys):
+    options = {"train_steps": 4, "ckpt_save_steps": 1, "keep_checkpoints": 2}
     args = train_flags(videos, tmp_path / "run", **options)
     assert run(train.main, args, capsys).code == 0
-    assert steps_kept(tmp_path / "run") == [8, 9]
+    assert steps_kept(tmp_path / "run") == [3, 4]
 
 
-def test_loop_hands_over_accumulated_batches_rates_and_settings(
-    videos, tmp_path, capsys, fake_step
-):
+def test_loop_hands_over_accumulated_batches_rates_and_settings(videos, tmp_path, capsys, recorded):
     args = train_flags(
         videos,
         tmp_path / "run",
@@ -208,19 +204,19 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(
         batch_size=2,
         gradient_accumulation_steps=2,
         warmup_steps=2,
-        learning_rate=0.5,
+        learning_rate=0.005,
         max_grad_norm=0.25,
         seed=9,
         jit_level="O1",
     )
     assert run(train.main, args, capsys).code == 0
     shape = (2, 3, 4, 8, 8)
-    assert fake_step.last.calls == [
-        (1, [shape, shape], 0.25),
-        (2, [shape, shape], 0.5),
-        (3, [shape, shape], 0.5),
+    assert recorded.last.calls == [
+        (1, [shape, shape], 0.0025),
+        (2, [shape, shape], 0.005),
+        (3, [shape, shape], 0.005),
     ]
-    assert fake_step.last.options == {
+    assert recorded.last.options == {
         "max_grad_norm": 0.25,
         "ema_decay": 0.0,
         "loss_scale": None,
@@ -232,9 +228,11 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(
     }
 
 
-def test_progress_bar_shows_loss_psnr_and_seconds(videos, tmp_path, capsys, fake_step):
+def test_progress_bar_shows_loss_psnr_and_seconds(videos, tmp_path, capsys, recorded):
     outcome = run(train.main, train_flags(videos, tmp_path / "run"), capsys)
-    assert "loss 1, PSNR 2.00 dB" in "".join(outcome.err)
+    for metrics in recorded.last.metrics:
+        shown = f"loss {metrics['loss']:.4g}, PSNR {metrics['psnr']:.2f} dB, "
+        assert shown in "".join(outcome.err)
     assert "s/step" in "".join(outcome.err)
 
 
@@ -249,20 +247,18 @@ def test_images_and_videos_train_in_one_run(videos, tmp_path, capsys, strategy):
     assert all(math.isfinite(line["loss"]) for line in lines)
 
 
-def test_images_alone_can_be_trained_on(videos, tmp_path, capsys, fake_step):
+def test_images_alone_can_be_trained_on(videos, tmp_path, capsys, recorded):
     args = train_flags(videos, tmp_path / "run", mixed_strategy="image_only", num_frames=16)
     assert run(train.main, args, capsys).code == 0
-    assert [shapes for _, shapes, _ in fake_step.last.calls] == [[(1, 3, 1, 8, 8)]] * 2
+    assert [shapes for _, shapes, _ in recorded.last.calls] == [[(1, 3, 1, 8, 8)]] * 2
 
 
-def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(
-    tmp_path, capsys, caplog, fake_step
-):
+def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(tmp_path, capsys, caplog):
     write_dataset(tmp_path, ["a.mp4"])
     (tmp_path / "text.mp4").write_text("I am no video\n" * 50)
     write_index(tmp_path, ["a.mp4", "text.mp4", "none.mp4"])
     with caplog.at_level(logging.WARNING):
-        args = train_flags(tmp_path, tmp_path / "run", train_steps=9)
+        args = train_flags(tmp_path, tmp_path / "run", train_steps=4)
         assert run(train.main, args, capsys).code == 0
     messages = [record.getMessage() for record in caplog.records]
     for name in ("text.mp4", "none.mp4"):
@@ -270,12 +266,10 @@ def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(
     assert messages[-1] == "2 videos could not be used: none.mp4, text.mp4"
 
 
-def test_training_starts_from_the_weights_and_config_of_a_checkpoint(
-    videos, tmp_path, capsys, fake_step
-):
+def test_training_starts_from_the_weights_and_config_of_a_checkpoint(videos, tmp_path, capsys):
     start = write_checkpoint(tmp_path / "start.safetensors", norm_scope="clip")
-    args = train_flags(videos, tmp_path / "run", pretrained=start, tae_config={})
-    assert run(train.main, args, capsys).code == 0
+    options = {"pretrained": start, "tae_config": {}, "learning_rate": 0, "train_steps": 1}
+    assert run(train.main, train_flags(videos, tmp_path / "run", **options), capsys).code == 0
     first, first_config = read_weights(start)
     second, second_config = read_weights(tmp_path / "run" / CHECKPOINT)
     assert first_config == second_config
