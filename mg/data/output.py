@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARKED = ("h264", "hevc", "vp9", "av1", "mpeg2video", "prores")
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
 _MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times
+_NO_H264 = ("ogg", "ogv", "rawvideo", "swf", "yuv4mpegpipe")  # nor that these do not take H.264
 _RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "pal8")
 
 
@@ -60,25 +61,37 @@ def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
 
     Raises:
         ValueError: FFmpeg does not know the suffix or the codec, or they do not go together; or
-            the format is of no video.
+            the format is of no video, or of one that FFmpeg only reads.
     """
     with open_output(path) as container:
         usual, kind = container.default_video_codec, container.format.long_name
+        takes_h264 = container.format.name not in _NO_H264
     if usual == "none":
         raise ValueError(f"{path}: {kind} holds no video, expected .mp4, .mkv or .webm, say")
     if codec is None:
-        return DEFAULT_CODEC if _takes(path, DEFAULT_CODEC) else usual
-    try:
-        found = av.Codec(codec, "w")
-    except UnknownCodecError:
+        if takes_h264 and _takes(path, DEFAULT_CODEC):
+            return DEFAULT_CODEC
+        if _encoder(usual) is None:
+            raise ValueError(
+                f"{path}: this FFmpeg has no encoder for {kind}, expected .mp4, .mkv or .webm, say"
+            )
+        return usual
+    found = _encoder(codec)
+    if found is None:
         raise ValueError(
             f"codec is '{codec}', no encoder of this FFmpeg, expected one such as {DEFAULT_CODEC}"
-        ) from None
+        )
     if found.type != "video":
         raise ValueError(f"codec is '{codec}', an encoder of {found.type}, expected one of video")
     if not _takes(path, codec):
         raise ValueError(f"{path}: {kind} does not take codec '{codec}', its usual one is {usual}")
     return codec
+
+
+def _encoder(name: str) -> av.Codec | None:
+    with suppress(UnknownCodecError):
+        return av.Codec(name, "w")
+    return None
 
 
 def _takes(path: str | os.PathLike, codec: str) -> bool:

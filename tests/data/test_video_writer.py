@@ -306,6 +306,23 @@ def test_colours_are_read_as_they_were_written(tmp_path, name, codec):
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.mp4", "h264"),
+        ("a.webm", "vp9"),
+        ("a.ogv", "vp8"),
+        ("a.y4m", "rawvideo"),
+        ("a.swf", "flv1"),
+    ],
+)
+def test_the_codec_is_h264_or_else_the_usual_one_of_the_format(tmp_path, rng, name, kind):
+    write_video(tmp_path / name, rng.integers(0, 256, (3, 32, 48, 3), np.uint8), 25)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == kind
+        assert sum(1 for _ in container.decode(video=0)) == 3
+
+
+@pytest.mark.parametrize(
     ("name", "codec", "message"),
     [
         ("a.mp4", "nonsense", "codec is 'nonsense', no encoder of this FFmpeg"),
@@ -314,6 +331,7 @@ def test_colours_are_read_as_they_were_written(tmp_path, name, codec):
         ("a.xyz", None, "a.xyz: FFmpeg writes no container of suffix '.xyz'"),
         ("a", None, "FFmpeg writes no container of suffix ''"),
         ("a.wav", None, "a.wav: WAV .* holds no video"),
+        ("a.ogg", None, "a.ogg: this FFmpeg has no encoder for Ogg"),
         ("a.m3u8", None, "a.m3u8: FFmpeg writes no container of suffix '.m3u8'"),
         ("a.jxl", None, "a.jxl: FFmpeg writes no container of suffix '.jxl'"),
     ],
