@@ -159,7 +159,8 @@ def prepare(preparation: Preparation) -> Summary:
 def find_videos(folder: Path) -> Iterator[str]:
     """Give the files whose suffix is a video's, below a folder and relative to it, in any order.
 
-    Links are followed, each folder is entered once; names that begin with a dot are left out.
+    Links are followed; each folder is entered once, and each file given once, by its own name where
+    it has one here. Names that begin with a dot are left out.
 
     Raises:
         OSError: a folder cannot be read.
@@ -168,7 +169,8 @@ def find_videos(folder: Path) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise OSError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
-    entered, waiting = set(), [folder]  # links wait, so that a folder's own name counts
+    # Links wait, so that a folder's or file's own name counts.
+    entered, waiting, given, links = set(), [folder], set(), []
     while waiting:
         for place, folders, files in os.walk(waiting.pop(0), onerror=fail):
             here = os.path.realpath(place)
@@ -178,9 +180,18 @@ def find_videos(folder: Path) -> Iterator[str]:
             entered.add(here)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [Path(place, name) for name in folders if Path(place, name).is_symlink()]
-            for name in files:
-                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
-                    yield Path(place, name).relative_to(folder).as_posix()
+            for path in (Path(place, name) for name in files if not name.startswith(".")):
+                if path.suffix.lower() not in SUFFIXES:
+                    continue
+                if path.is_symlink():
+                    links.append(path)
+                else:
+                    given.add(os.path.join(here, path.name))
+                    yield path.relative_to(folder).as_posix()
+    for path in sorted(links):
+        if (file := os.path.realpath(path)) not in given:
+            given.add(file)
+            yield path.relative_to(folder).as_posix()
 
 
 def bad_name(name: str) -> Bad | None:

@@ -263,6 +263,16 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path, capsys)
     assert sorted(sum(read_sets(tmp_path).values(), [])) == ["b.mp4", "linked/a.mp4"]
 
 
+def test_a_file_is_listed_once_by_its_own_name_if_it_has_one_here(tmp_path, capsys):
+    folder = tmp_path / "videos"
+    write_clip(folder / "b.mp4")
+    write_clip(tmp_path / "elsewhere.mp4")
+    for name, file in (("a", "b.mp4"), ("d", "../elsewhere.mp4"), ("c", "../elsewhere.mp4")):
+        (folder / f"{name}.mp4").symlink_to(file)
+    assert run(main, [folder, "--out", tmp_path], capsys).code == 0
+    assert sorted(sum(read_sets(tmp_path).values(), [])) == ["b.mp4", "c.mp4"]
+
+
 def test_a_folders_own_name_counts_and_not_that_of_a_link_to_it(tmp_path, capsys):
     folder = tmp_path / "videos"
     write_clip(folder / "b" / "a.mp4")
