@@ -164,6 +164,11 @@ def test_a_weight_with_a_wrapper_s_prefix_and_without_is_an_error(tmp_path, arra
         read_weights(save_raw(tmp_path / "a.safetensors", twice))
 
 
+def test_the_weights_of_a_safetensors_file_come_in_the_order_of_their_names(tmp_path, arrays):
+    read, _ = read_weights(save_raw(tmp_path / "a.safetensors", arrays))
+    assert list(read) == sorted(arrays)
+
+
 def test_unused_parameters_of_mindone_are_dropped_with_a_log_line(arrays, caplog):
     unused = {
         f"encoder.down.{level}.block.0.temb_proj.{kind}": np.ones(3, np.float32)

@@ -127,8 +127,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        # numpy has no bfloat16, so the bytes are taken as they are.
-        entries = safetensors.deserialize(Path(path).read_bytes())
+        # numpy has no bfloat16, so the bytes are taken as they are. They come in no order.
+        entries = sorted(safetensors.deserialize(Path(path).read_bytes()))
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
     return {name: _to_array(entry, f"{path}: {name}") for name, entry in entries}, metadata
