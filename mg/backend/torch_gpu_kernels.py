@@ -147,6 +147,19 @@ def _of_channels(mean, rstd, c, groups, columns):
 
 
 @triton.jit
+def _normalised(
+    x, mean, rstd, gamma, beta, p, c, groups, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Of this program's tile: the input normalised, and that times gamma plus beta."""
+    columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
+    average, scale = _of_channels(mean, rstd, c, groups, columns)
+    normalised = (tl.load(x + offsets, inside, 0.0).to(tl.float32) - average) * scale
+    factor = tl.load(gamma + columns, columns < c, 0.0)[None, :]
+    shift = tl.load(beta + columns, columns < c, 0.0)[None, :]
+    return normalised, normalised * factor + shift
+
+
+@triton.jit
 def _normalise(
     x,
     mean,
@@ -161,12 +174,8 @@ def _normalise(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
-    average, scale = _of_channels(mean, rstd, c, groups, columns)
-    factor = tl.load(gamma + columns, columns < c, 0.0)[None, :]
-    shift = tl.load(beta + columns, columns < c, 0.0)[None, :]
-    values = tl.load(x + offsets, inside, 0.0).to(tl.float32)
-    values = (values - average) * scale * factor + shift
+    _, offsets, inside = _place(p, c, ROWS, COLUMNS)
+    _, values = _normalised(x, mean, rstd, gamma, beta, p, c, groups, ROWS, COLUMNS)
     if WITH_SILU:
         values *= tl.sigmoid(values)
     tl.store(y + offsets, values.to(y.dtype.element_ty), inside)
@@ -188,18 +197,13 @@ def _gradient(
     COLUMNS: tl.constexpr,
 ):
     """Of this program's tile: the gradient of the norm's output, and the normalised input."""
-    columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
-    average, scale = _of_channels(mean, rstd, c, groups, columns)
-    normalised = (tl.load(x + offsets, inside, 0.0).to(tl.float32) - average) * scale
-    normalised = tl.where(inside, normalised, 0.0)
+    _, offsets, inside = _place(p, c, ROWS, COLUMNS)
+    normalised, y = _normalised(x, mean, rstd, gamma, beta, p, c, groups, ROWS, COLUMNS)
     gradient = tl.load(dy + offsets, inside, 0.0).to(tl.float32)
     if WITH_SILU:
-        factor = tl.load(gamma + columns, columns < c, 0.0)[None, :]
-        shift = tl.load(beta + columns, columns < c, 0.0)[None, :]
-        y = normalised * factor + shift
         sigmoid = tl.sigmoid(y)
         gradient *= sigmoid * (1 + y * (1 - sigmoid))
-    return gradient, normalised
+    return gradient, tl.where(inside, normalised, 0.0)
 
 
 @triton.jit
