@@ -1,5 +1,6 @@
 """Who takes part in speed.py, and the process that each is."""
 
+import argparse
 import json
 import os
 import signal
@@ -69,6 +70,18 @@ def plain_of(name: str) -> str:
     if CONTESTANTS[name].network not in ("ours", "plain"):
         return ""
     return name.replace("ours", "plain").removesuffix("-recompute").removesuffix("-tuned")
+
+
+def conditions_of(what: str, frames: int, pixels: int, options: argparse.Namespace) -> dict:
+    """What a contestant does; see contestant.py."""
+    return {
+        "what": what,
+        "frames": frames,
+        "pixels": pixels,
+        "ch": options.ch,
+        "dtype": options.dtype,
+        "device_target": options.device_target,
+    }
 
 
 class Failed(Exception):

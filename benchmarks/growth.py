@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 
-from contestants import CONTESTANTS, Entrant, race
+from contestants import CONTESTANTS, Entrant, conditions_of, race
 
 GROWING = ["ours-torch", "ours-mindspore"]
 WHOLE_FRAMES = 64  # as many as are computed at once
@@ -32,14 +32,7 @@ def growth(names: list[str], options: argparse.Namespace) -> Iterator[tuple]:
 
 
 def _grown(name: str, way: str, frames: int, pixels: int, options: argparse.Namespace) -> dict:
-    conditions = {
-        "what": "inference",
-        "frames": frames,
-        "pixels": pixels,
-        "ch": options.ch,
-        "dtype": options.dtype,
-        "device_target": options.device_target,
-    }
+    conditions = conditions_of("inference", frames, pixels, options)
     entrant = Entrant(name, replace(CONTESTANTS[name], way=way), conditions)
     race([entrant], options.rounds, apart=False)
     row = {"name": name, "label": entrant.contestant.label, "way": way, "frames": frames}

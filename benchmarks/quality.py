@@ -12,7 +12,8 @@ takes no more bits.
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -105,18 +106,10 @@ def h264(clip: np.ndarray, fps: float, bits: int) -> Coded:
             with av.open(path) as container:
                 return 8 * sum(packet.size for packet in container.demux(video=0))
 
-        crf = _least(lambda crf: coded(crf) <= bits, 0, WORST_CRF)
+        crf = bisect_left(range(WORST_CRF), True, key=lambda crf: coded(crf) <= bits)
         taken = coded(crf)
-        decoded = np.stack(list(read_frames(path, range(len(frames)))))
+        decoded = read_frames(path, range(len(frames)))
     return Coded(to_float(decoded), taken)
-
-
-def _least(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The least integer for which it holds, or `high`; it holds for all that are greater."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
 
 
 # Tables

@@ -21,7 +21,16 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from contestants import CONTESTANTS, Contestant, Entrant, Failed, Process, plain_of, race
+from contestants import (
+    CONTESTANTS,
+    Contestant,
+    Entrant,
+    Failed,
+    Process,
+    conditions_of,
+    plain_of,
+    race,
+)
 from growth import GROWING, growth
 from machine import machine
 
@@ -89,14 +98,7 @@ def compare(
     what: str, names: list[str], frames: int, pixels: int, options: argparse.Namespace
 ) -> tuple[str, list[str], list[dict]]:
     """Race them; gives the table's title, its lines and its rows as data."""
-    conditions = {
-        "what": what,
-        "frames": frames,
-        "pixels": pixels,
-        "ch": options.ch,
-        "dtype": options.dtype,
-        "device_target": options.device_target,
-    }
+    conditions = conditions_of(what, frames, pixels, options)
     operations = _operations(conditions)
     entrants = [Entrant(name, CONTESTANTS[name], conditions) for name in names]
     ceilings = []

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,19 +56,40 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def lock_folder(folder: str | os.PathLike, *, shared: bool, busy: str) -> TextIO:
+def write_arrays(
+    path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    import safetensors.numpy  # here: a network without files does without it
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with atomic_path(path) as temporary:
+        try:
+            safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
+        except safetensors.SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path}: cannot be written ({error})") from None
+
+
+def lock_folder(
+    folder: str | os.PathLike, *, shared: bool, busy: str, name: str = ".lock"
+) -> TextIO:
     """Lock a folder for as long as this process lives or the file that is given stays open.
 
     Args:
-        folder: an existing one; an empty file `.lock` is left in it.
+        folder: an existing one.
         shared: let others in that share it too; otherwise nobody.
         busy: what to say when others have locked it.
+        name: of the lock, an empty file that is left in the folder.
 
     Raises:
         ValueError: others have locked it.
         OSError: the folder cannot be written.
     """
-    file = (Path(folder) / ".lock").open("a")
+    file = (Path(folder) / name).open("a")
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -116,7 +116,7 @@ def set_device(target: str) -> None:
         try:
             ms.set_device(target)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = _first_line(error)
             raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
     if not _is_rank():  # which must not compute before it has joined the others
         _rest_while_waiting()
@@ -527,7 +527,7 @@ def join_ranks() -> None:
     try:
         communication.init("mccl" if on_cpu() else "hccl")
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         raise ConnectionError(
             f"the processes of this run do not find each other: {reason}"
         ) from None
@@ -560,7 +560,7 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
         parts = flat.split([tensor.size for tensor in tensors])
         return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         raise ConnectionError(
             f"another process of this run ended or is out of reach: {reason}"
         ) from None
@@ -581,7 +581,7 @@ def read_ckpt(path: str) -> dict[str, np.ndarray]:
     try:
         loaded = ms.load_checkpoint(path)
     except (ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         raise ValueError(f"{path}: not a whole MindSpore checkpoint ({reason})") from None
     finally:
         logger.setLevel(level)
@@ -593,3 +593,7 @@ def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
         ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], path)
     finally:
         Path(path).with_suffix(".tmp").unlink(missing_ok=True)  # what MindSpore leaves if it fails
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -104,14 +104,15 @@ class Module(torch.nn.Module):
 
 
 def set_device(target: str) -> None:
-    """Use "CPU", "GPU" or "auto" (the GPU where there is one) from now on.
+    """Use "CPU", "GPU" (PyTorch), "Ascend" (MindSpore) or "auto" (the accelerator where there is
+    one) from now on.
 
     On a CPU it is a setting of the whole process, for programs to make before they compute: freed
     memory stays with it (PyTorch), and threads that wait leave the cores to others (MindSpore).
     MindSpore 2.8.0 then crashes where several threads compute at once: compute in one of them.
 
     Raises:
-        ValueError: PyTorch here has no such device.
+        ValueError: another name, or the framework finds no such device here.
     """
     global _device
     devices = {"CPU": "cpu", "GPU": "cuda", "auto": "cuda" if torch.cuda.is_available() else "cpu"}
@@ -502,9 +503,11 @@ class AdamW:
         """Go on from what `state` gave."""
         for parameter, *arrays in zip(self._parameters, first, second, strict=True):
             exp_avg, exp_avg_sq = (from_numpy(array.copy()) for array in arrays)
-            step = torch.tensor(float(steps), device=parameter.device)
-            state = {"step": step, "exp_avg": exp_avg}
-            self._adamw.state[parameter] = {**state, "exp_avg_sq": exp_avg_sq}
+            self._adamw.state[parameter] = {
+                "step": torch.tensor(float(steps), device=parameter.device),
+                "exp_avg": exp_avg,
+                "exp_avg_sq": exp_avg_sq,
+            }
 
 
 class MovingAverage:
@@ -603,7 +606,7 @@ def read_ckpt(path: str) -> dict[str, np.ndarray]:
     """
     raise ValueError(
         f"{path}: reading .ckpt needs MindSpore; where it is installed, "
-        f"`python -m mg.cli.convert_checkpoint --src {path} --target FILE.safetensors` makes a "
+        f"`mg convert-checkpoint --src {path} --target FILE.safetensors` makes a "
         "file that both frameworks read"
     )
 

@@ -33,11 +33,14 @@ class Parser(ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: error: {' '.join(filter(None, lines))}\n")
 
 
-def settings_parser(settings: type, description: str) -> Parser:
-    """A parser with an option for every field of a dataclass, and `--config` for a YAML of them."""
+def settings_parser(settings: type, description: str, **positional: str) -> Parser:
+    """A parser of a dataclass: positional arguments for the fields whose help is given here, an
+    option for every other, and `--config` for a YAML of these."""
     parser = Parser(description=description)
+    for name, text in positional.items():
+        parser.add_argument(name, help=text)
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_class_arguments(settings)
+    parser.add_class_arguments(settings, skip={*positional})
     return parser
 
 

@@ -41,7 +41,7 @@ def _factors(directory: str, checkpoint: str) -> dict[str, float]:
 
 
 def main(args: list[str] | None = None) -> int:
-    """The command `python -m mg.cli.convert_checkpoint`."""
+    """The command `mg convert-checkpoint`."""
     return run(command, args)
 
 

@@ -19,17 +19,13 @@ def command(args: list[str] | None) -> None:
     parser.add_argument("--heads", required=True, help="The lpips package's .pth file.")
     parser.add_argument("--target", required=True, help="The .safetensors file to write.")
     options = parser.parse_args(args)
-    from safetensors.numpy import save_file
-
-    from mg.files import atomic_path
+    from mg.files import write_arrays
+    from mg.losses.lpips import LPIPS
 
     arrays = {**_read(options.features), **_read(options.heads)}
     kept = {name: array for name, array in arrays.items() if _KEPT.match(name)}
-    with atomic_path(options.target) as temporary:
-        save_file(kept, temporary)
-        from mg.losses.lpips import LPIPS
-
-        LPIPS(temporary)  # raises, and nothing is written, if the two do not make a metric
+    LPIPS(kept)  # raises if the two do not make a metric
+    write_arrays(options.target, kept)
     print(f"Wrote {options.target}")
 
 
@@ -53,7 +49,7 @@ def _read(path: str) -> dict:
 
 
 def main(args: list[str] | None = None) -> int:
-    """The command `python -m mg.cli.convert_lpips`."""
+    """The command `mg convert-lpips`."""
     return run(command, args)
 
 

@@ -2,19 +2,18 @@
 
 import sys
 
-from mg.cli.command import Parser, parse, run
+from mg.cli.command import parse, run, settings_parser
 from mg.inference.settings import Decoding
 
 
 def command(args: list[str] | None) -> None:
-    parser = Parser(
-        description="Decode a latent file that mg encode wrote to a video of the size, frame count "
-        "and times of the original. Scaled and raw latents are told apart by the file."
+    parser = settings_parser(
+        Decoding,
+        "Decode a latent file that mg encode wrote to a video of the size, frame count "
+        "and times of the original. Scaled and raw latents are told apart by the file.",
+        source="Latent file, *.safetensors.",
+        target="Video or image to write; its suffix chooses the format.",
     )
-    parser.add_argument("source", help="Latent file, *.safetensors.")
-    parser.add_argument("target", help="Video or image to write; its suffix chooses the format.")
-    parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_class_arguments(Decoding, skip={"source", "target"})
     settings = parse(parser, Decoding, args)
     from mg.inference.decode import decode
 

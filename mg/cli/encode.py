@@ -2,20 +2,19 @@
 
 import sys
 
-from mg.cli.command import Parser, parse, run
+from mg.cli.command import parse, run, settings_parser
 from mg.inference.settings import FileEncoding
 
 
 def command(args: list[str] | None) -> None:
-    parser = Parser(
-        description="Encode a video or an image to a latent file, a .safetensors that also holds "
+    parser = settings_parser(
+        FileEncoding,
+        "Encode a video or an image to a latent file, a .safetensors that also holds "
         "all that decoding takes: the TAE's config, whether the latents are scaled, and the "
-        "video's size, frame count and times."
+        "video's size, frame count and times.",
+        source="Video or image.",
+        target="Latent file to write, *.safetensors.",
     )
-    parser.add_argument("source", help="Video or image.")
-    parser.add_argument("target", help="Latent file to write, *.safetensors.")
-    parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_class_arguments(FileEncoding, skip={"source", "target"})
     settings = parse(parser, FileEncoding, args)
     from mg.inference.encode import encode
 

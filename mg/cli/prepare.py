@@ -2,18 +2,17 @@
 
 import sys
 
-from mg.cli.command import Parser, parse, run
+from mg.cli.command import parse, run, settings_parser
 from mg.data.prepare import Preparation, prepare
 
 
 def command(args: list[str] | None) -> None:
-    parser = Parser(
-        description="Decode every video of a folder once, and write train.csv, val.csv, test.csv "
-        "(video, frames, fps, width, height, duration in seconds) and bad.csv (video, reason)."
+    parser = settings_parser(
+        Preparation,
+        "Decode every video of a folder once, and write train.csv, val.csv, test.csv "
+        "(video, frames, fps, width, height, duration in seconds) and bad.csv (video, reason).",
+        folder="Folder of videos, searched with all folders below it.",
     )
-    parser.add_argument("folder", help="Folder of videos, searched with all folders below it.")
-    parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_class_arguments(Preparation, skip={"folder"})
     preparation = parse(parser, Preparation, args)
     summary = prepare(preparation)
     print(

@@ -2,7 +2,7 @@
 
 from mg.data.clip import load_clip
 from mg.data.index import Entry, read_entries, read_index
-from mg.data.loader import STRATEGIES, Batch, TrainingBatches, training_batches
+from mg.data.loader import Batch, TrainingBatches, training_batches
 from mg.data.opening import VideoError
 from mg.data.output import IMAGE_SUFFIXES, check_output
 from mg.data.transforms import to_float, to_uint8
@@ -13,7 +13,6 @@ from mg.data.workers import WorkerError
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "STRATEGIES",
     "Batch",
     "Chunk",
     "Entry",

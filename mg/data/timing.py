@@ -18,6 +18,7 @@ class Clock:
 
     Attributes:
         start, end: from when to when the frames so far are shown.
+        interval: from one frame to the next at the file's rate.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream):

@@ -154,12 +154,9 @@ class ImageWriter:
             )
         _check_image(self._path, image, np.shape(image))
         is_webp = self._temporary.suffix.lower() == ".webp"
-        picture = Image.fromarray(image)
+        options = {"lossless": True} if is_webp else {"quality": 95}
         try:
-            if is_webp:
-                picture.save(self._temporary, lossless=True)
-            else:
-                picture.save(self._temporary, quality=95)
+            Image.fromarray(image).save(self._temporary, **options)
         except OSError as error:
             reason = error.strerror or error
             raise OSError(f"{self._path}: cannot be written: {reason}") from error

@@ -17,9 +17,9 @@ class Evaluation:
         num_frames: First frames of each video to reconstruct; all of a shorter video.
         image_size: Short side is resized to it, then its centre square is taken.
         sample_stride: Take every n-th frame.
-        use_tile: Encode and decode tiles of 32 frames to save memory.
+        use_tile: Encode and decode in tiles of 32 frames of 512x512 pixels, to save memory.
         lpips_weights: Also measure LPIPS with these weights, a .safetensors made by
-            `python -m mg.cli.convert_lpips`.
+            `mg convert-lpips`.
         report: Also write report.html, a page to watch reconstructions beside the originals.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.

@@ -33,7 +33,8 @@ class DatasetEncoding:
         shard_size: Megabytes (2^20 bytes) of latents in a shard.
         shard_minutes: Minutes after which latents are written even if the shard is small, so that
             a kill costs no more than that.
-        use_tile: Encode tiles of 32 frames to save memory.
+        use_tile: Encode in tiles to save memory: of 512x512 pixels and, with num_frames, of 32
+            frames.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,

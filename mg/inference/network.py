@@ -4,34 +4,19 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from mg import backend
 from mg.data import VideoError, to_float, to_uint8
+from mg.inference.settings import OneFile
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import PUBLISHED
 
 logger = logging.getLogger(__name__)
 
 
-class NetworkSettings(Protocol):
-    """What the settings of every command on one file say of its network."""
-
-    @property
-    def ckpt_path(self) -> str: ...
-    @property
-    def use_tile(self) -> bool: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def device_target(self) -> str: ...
-    @property
-    def compile(self) -> bool | None: ...
-
-
-def load_network(settings: NetworkSettings) -> TemporalAutoencoder:
+def load_network(settings: OneFile) -> TemporalAutoencoder:
     """The network, on its device.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
@@ -48,9 +48,9 @@ def reconstruct(settings: Reconstruction) -> Scores:
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
     tae = load_network(settings)
-    with nullcontext() if settings.report is None else ReportWriter(settings.report) as report:
-        if report is None:
-            return _write(settings, tae, promised, fps, None)
+    if settings.report is None:
+        return _write(settings, tae, promised, fps, None)
+    with ReportWriter(settings.report) as report:
         with report.video(Path(settings.source).name, fps) as shown:
             scores = _write(settings, tae, promised, fps, shown)
         checkpoint = weights_file(settings.ckpt_path)

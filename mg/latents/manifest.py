@@ -30,8 +30,7 @@ def write_manifest(directory: str | os.PathLike, rows: Sequence[Row], encoding: 
         OSError: it cannot be written.
     """
     columns = [pa.array([row[i] for row in rows], f.type) for i, f in enumerate(_FIELDS)]
-    shared = (encoding.stored, encoding.scaled, encoding.checkpoint_sha256)
-    columns += [pa.array([value] * len(rows)) for value in shared]
+    columns += [pa.array([getattr(encoding, f.name)] * len(rows)) for f in _SHARED]
     metadata = {_ENCODING: encoding.to_json().encode()}
     table = pa.table(columns, schema=pa.schema([*_FIELDS, *_SHARED], metadata=metadata))
     with atomic_path(Path(directory) / MANIFEST) as temporary:
@@ -70,8 +69,8 @@ def _check(path: Path, table: pa.Table, encoding: Encoding) -> None:
     for name in table.schema.names:
         if table[name].null_count:
             raise ValueError(f"{path}: column '{name}' has empty places")
-    shared = (encoding.stored, encoding.scaled, encoding.checkpoint_sha256)
-    for field, value in zip(_SHARED, shared, strict=True):
+    for field in _SHARED:
+        value = getattr(encoding, field.name)
         for found in table[field.name].unique().to_pylist():
             if found != value:
                 raise ValueError(f"{path}: a row's {field.name} is {found!r}, expected {value!r}")

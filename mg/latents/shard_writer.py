@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from mg.files import atomic_path
+from mg.files import write_arrays
 from mg.latents.encoding import Encoding
 from mg.latents.shards import FORMAT, SHARDS, Clip, EncodedFile
 
@@ -45,7 +43,7 @@ class ShardWriter:
         if self._clips and self._num_bytes + latents.nbytes > self._max_bytes:
             self.flush()
         self._begin()
-        self._clips[clip.key] = clip, np.ascontiguousarray(latents)
+        self._clips[clip.key] = clip, latents
         self._num_bytes += latents.nbytes
 
     def add_file(self, file: EncodedFile) -> None:
@@ -82,11 +80,7 @@ class ShardWriter:
         # Named by what it holds: no two processes, of this run or another, give one name twice.
         name = hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:20]
         arrays = {key: array for key, (_, array) in self._clips.items()}
-        with atomic_path(self._directory / SHARDS.replace("*", name)) as temporary:
-            try:
-                safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-            except safetensors.SafetensorError as error:  # a full disk, say
-                raise OSError(f"{self._directory}: cannot be written ({error})") from None
+        write_arrays(self._directory / SHARDS.replace("*", name), arrays, metadata)
         self._clips, self._files, self._num_bytes = {}, [], 0
 
     def _begin(self) -> None:

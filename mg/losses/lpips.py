@@ -2,7 +2,7 @@
 
 Weights come from a safetensors file with the names of their sources: the features as torchvision
 names them (`features.0.weight`), the heads as the `lpips` package does (`lin0.model.1.weight`).
-`python -m mg.cli.convert_lpips` makes it. Which of the two networks it is, its names tell.
+`mg convert-lpips` makes it. Which of the two networks it is, its names tell.
 """
 
 import os
@@ -182,8 +182,8 @@ def _layer(arrays, kind, index, in_channels, squeeze):
         return MaxPool(3 if squeeze else 2, in_channels)
     if kind == "fire":
         return Fire(arrays, name, in_channels)
-    place = {"stride": 2} if squeeze else {"padding": 1}
-    return FrozenConv(arrays, name, in_channels, **place)
+    options = {"stride": 2} if squeeze else {"padding": 1}
+    return FrozenConv(arrays, name, in_channels, **options)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"{path}: no such file of LPIPS weights; `python -m mg.cli.convert_lpips` makes it"
+            f"{path}: no such file of LPIPS weights; `mg convert-lpips` makes it"
         )
     try:
         return load_file(path)

@@ -26,7 +26,7 @@ class Recipe:
         max_zoom: A clip's crop shows the frame's short side divided by a random number from 1 to
             this, but enlarges nothing; 1 for always the whole short side.
         mixed_strategy: Lengths of batches: video_only, image_only, mixed_video_image (a share of
-            batches are images), mixed_video_random (1 or a multiple of 8 frames, at random).
+            batches are images), mixed_video_random (1, a multiple of 8 or num_frames, at random).
         mixed_image_ratio: Share of image batches for mixed_video_image.
         num_workers: Processes that read videos; 0 reads in the training process.
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
@@ -43,7 +43,7 @@ class Recipe:
         jit_level: MindSpore's graph compilation level, O0 or O1.
         reconstruction_weight: Of the L1 loss.
         perceptual_weight: Of LPIPS; needs lpips_weights.
-        lpips_weights: LPIPS weights, a .safetensors made by `python -m mg.cli.convert_lpips`.
+        lpips_weights: LPIPS weights, a .safetensors made by `mg convert-lpips`.
         kl_weight: Of the KL divergence of the latents.
         use_outlier_penalty_loss: Add the paper's outlier penalty loss.
         opl_weight: Of the outlier penalty loss, where used.
@@ -129,22 +129,10 @@ class Recipe:
     val_num_frames: int | None = None
 
     def __post_init__(self):
-        least = {
-            **dict.fromkeys(("num_frames", "image_size", "sample_stride", "batch_size"), 1),
-            "max_zoom": 1,
-            **dict.fromkeys(("train_steps", "gradient_accumulation_steps", "log_interval"), 1),
-            **dict.fromkeys(("num_workers", "warmup_steps", "ckpt_save_steps", "seed"), 0),
-            **dict.fromkeys(("learning_rate", "end_learning_rate", "weight_decay"), 0),
-            **dict.fromkeys(("reconstruction_weight", "perceptual_weight", "kl_weight"), 0),
-            **dict.fromkeys(("opl_weight", "max_grad_norm"), 0),
-            "optim_eps": 1e-30,  # with 0, a weight without a gradient becomes NaN
-            **dict.fromkeys(("ema_decay", "max_skipped_updates", "val_steps"), 0),
-            **dict.fromkeys(("disc_weight", "disc_start"), 0),
-            **dict.fromkeys(("disc_ndf", "disc_layers", "keep_checkpoints"), 1),
-        }
-        for key, minimum in least.items():
-            if not getattr(self, key) >= minimum:
-                raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
+        for minimum, keys in _AT_LEAST.items():
+            for key in keys.split():
+                if not getattr(self, key) >= minimum:
+                    raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
         for key, value in asdict(self).items():
             if isinstance(value, float) and not value <= _LARGEST:
                 raise ValueError(f"{key} is {value}, expected a finite number in float32")
@@ -167,7 +155,7 @@ class Recipe:
         if self.perceptual_weight > 0 and self.lpips_weights is None:
             raise ValueError(
                 "perceptual_weight is positive but lpips_weights is not given: make them with "
-                "`python -m mg.cli.convert_lpips` (README, Prepare weights), or set "
+                "`mg convert-lpips` (README, Prepare weights), or set "
                 "perceptual_weight to 0"
             )
 
@@ -209,5 +197,13 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
     return changes
 
 
+_AT_LEAST = {
+    1: "num_frames image_size sample_stride batch_size max_zoom train_steps log_interval "
+    "gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints",
+    0: "num_workers warmup_steps ckpt_save_steps seed learning_rate end_learning_rate weight_decay "
+    "reconstruction_weight perceptual_weight kl_weight opl_weight max_grad_norm ema_decay "
+    "max_skipped_updates val_steps disc_weight disc_start",
+    1e-30: "optim_eps",  # with 0, a weight without a gradient becomes NaN
+}
 _FIXED = ("tae_config", "colour_start", "pretrained", "seed", "disc_ndf", "disc_layers")
 _SWITCHES = ("ema_decay", "disc_weight")  # may change, but not from or to 0

@@ -162,9 +162,9 @@ class TrainStep:
         """The networks by which a video can be reconstructed: "tae" and, where kept, "ema"."""
         arrays = [backend.to_numpy(parameter).copy() for parameter in self._parameters.values()]
         networks = {"tae": self._named(arrays)}
-        return (
-            {**networks, "ema": self._named(self._average.state())} if self._average else networks
-        )
+        if self._average:
+            networks["ema"] = self._named(self._average.state())
+        return networks
 
     def state(self) -> tuple[dict[str, Arrays], dict[str, Any]]:
         """Arrays by file and name, and numbers; with both, `restore` goes on exactly."""

@@ -69,7 +69,7 @@ class Trainer:
         self._progress = Progress(**start.state["progress"]) if start else Progress()
         self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
-        self._tae = _network(recipe, start and self.run.start_weights)
+        self._tae = _network(recipe, self.run.start_weights)
         lpips = _lpips(recipe)
         self._update = _train_step(recipe, self._tae, lpips)
         if start:

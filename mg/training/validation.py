@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 Reconstruct = Callable[[backend.Tensor], backend.Tensor]
 
-TILE_FRAMES = 32
-TILES = Tiling(encode_frames=TILE_FRAMES, decode_frames=TILE_FRAMES, size=None)
+TILES = Tiling(size=None)
+TILE_FRAMES = 32  # of those
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 
 
@@ -137,7 +137,6 @@ def _summary(scores: dict[str, np.ndarray]) -> dict[str, float]:
     return {**summary, "psnr_seams": float(psnr[seams].mean())} if seams else summary
 
 
-def _means(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    rows = list(rows)
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -52,4 +52,4 @@ def assert_same_latents(one: Path, other: Path) -> None:
 def assert_clean(output: Path) -> None:
     """Nothing but whole files is left."""
     names = {path.name for path in output.iterdir()} - {path.name for path in shard_paths(output)}
-    assert names <= {MANIFEST, "bad.csv", ".lock"}, names
+    assert names <= {MANIFEST, "bad.csv", ".lock", ".lock-run"}, names

@@ -201,6 +201,17 @@ def test_scaling_and_shift_of_flux_come_through_its_config(copied):
     assert (config["scaling_factor"], config["shift_factor"]) == (0.3611, 0.1159)
 
 
+def test_a_config_without_a_scaling_factor_has_the_default_of_diffusers(copied):
+    import diffusers
+
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    del config["scaling_factor"]
+    path.write_text(json.dumps(config))
+    default = diffusers.AutoencoderKL.from_pretrained(copied).config.scaling_factor
+    assert inflate(copied)[1]["scaling_factor"] == default
+
+
 def test_legacy_names_of_attention_give_the_same_weights(copied):
     expected, _ = inflate(copied)
     legacy = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

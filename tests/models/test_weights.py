@@ -259,7 +259,7 @@ def test_another_suffix_is_an_error_to_read_and_to_write(tmp_path, arrays):
 @pytest.mark.skipif(backend.name == "mindspore", reason="MindSpore reads and writes .ckpt")
 def test_a_mindspore_checkpoint_on_torch_is_an_error_that_says_how_to_convert_it(tmp_path, arrays):
     (tmp_path / "a.ckpt").write_bytes(b"1234")
-    with pytest.raises(ValueError, match=r"a.ckpt: .*MindSpore.*mg.cli.convert_checkpoint --src"):
+    with pytest.raises(ValueError, match=r"a.ckpt: .*MindSpore.*mg convert-checkpoint --src"):
         TemporalAutoencoder(tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match=r"/b.ckpt: writing .ckpt needs MindSpore"):
         write_weights(tmp_path / "b.ckpt", arrays, {})

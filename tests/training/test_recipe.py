@@ -144,7 +144,7 @@ def test_every_recipe_of_the_repository_is_read(path):
         ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
         ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
         ({"jit_level": "O2"}, ("jit_level is 'O2'", "O0", "O1")),
-        ({"perceptual_weight": 1}, ("perceptual_weight", "lpips_weights", "mg.cli.convert_lpips")),
+        ({"perceptual_weight": 1}, ("perceptual_weight", "lpips_weights", "mg convert-lpips")),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line_and_nothing_is_written(

@@ -109,7 +109,7 @@ def _read_config(path: Path) -> dict:
             "num_groups": vae.get("norm_num_groups", 32),
             "use_quant_conv": vae.get("use_quant_conv", True),  # diffusers' defaults
             "use_post_quant_conv": vae.get("use_post_quant_conv", True),
-            "scaling_factor": float(vae.get("scaling_factor") or 1.0),
+            "scaling_factor": float(vae.get("scaling_factor", 0.18215)),  # diffusers' default
             "shift_factor": float(vae.get("shift_factor") or 0.0),
         }
     except (LookupError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:

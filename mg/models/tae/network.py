@@ -157,19 +157,19 @@ class Decoder(Module):
         return [Row(*parts) for parts in reversed(levels)]
 
 
-def _middle(mid, coarse):
+def _middle(mid, coarseness):
     window = mid.attn_1[1].window
-    attention = Part(mid.attend_step, coarse, num_kept=0, lag=0, first=window, multiple=window)
-    return [_block(mid.block_1, coarse), attention, _block(mid.block_2, coarse)]
+    attention = Part(mid.attend_step, coarseness, num_kept=0, lag=0, first=window, multiple=window)
+    return [_block(mid.block_1, coarseness), attention, _block(mid.block_2, coarseness)]
 
 
-def _blocks(level, coarse):
-    return [_block(block, coarse) for block in level.block]
+def _blocks(level, coarseness):
+    return [_block(block, coarseness) for block in level.block]
 
 
-def _resampling(level, coarse, multiple):
-    return Part(level.resample_step, coarse, multiple=multiple)
+def _resampling(level, coarseness, multiple):
+    return Part(level.resample_step, coarseness, multiple=multiple)
 
 
-def _block(block, coarse):
-    return Part(block.step, coarse, num_kept=3, lag=2, first=3)  # two convolutions
+def _block(block, coarseness):
+    return Part(block.step, coarseness, num_kept=3, lag=2, first=3)  # two convolutions

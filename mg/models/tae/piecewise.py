@@ -26,7 +26,7 @@ class Direction:
         whole: the function of a video, or of latents, `(b c t h w)`.
         enter, leave: from `(b c t h w)` to the layers' `(b t c h w)`, and back.
         rows: the parts of the network in between.
-        pixel: the video's frames, rows and columns to one of the input.
+        coarseness: the video's frames, rows and columns to one of the input.
         frames, overlap: a tile in time and what it shares with the next, in the video's frames.
         size, size_overlap: the same for rows and columns.
     """
@@ -35,7 +35,7 @@ class Direction:
     enter: Callable[[Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
     rows: list[Row]
-    pixel: int
+    coarseness: int
     frames: int | None
     overlap: int
     size: int | None
@@ -64,19 +64,19 @@ class Direction:
         """
         if self.size is None:
             return self._layer_stream(height, width)
-        tile = self.size // self.pixel
+        tile = self.size // self.coarseness
         rows, columns = min(height, tile), min(width, tile)
         return SpaceStream(
             lambda: self._layer_stream(rows, columns),
             (height, width),
             tile=tile,
-            overlap=self.size_overlap // self.pixel,
+            overlap=self.size_overlap // self.coarseness,
         )
 
     def _layer_stream(self, height: int, width: int) -> LayerStream:
-        most = STAGE_PIXELS // (height * width * self.pixel**2)
+        most = STAGE_PIXELS // (height * width * self.coarseness**2)
         frames = min(STAGE_FRAMES, most)
-        stages = [Stage(part, frames // part.coarse) for part in parts_of(self.rows, most)]
+        stages = [Stage(part, frames // part.coarseness) for part in parts_of(self.rows, most)]
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:
@@ -85,15 +85,15 @@ class Direction:
         y = tiled_in_space(
             lambda *place: self.whole(cut_out(x, *place)),
             (x.shape[3], x.shape[4]),
-            tile=self.size // self.pixel,
-            overlap=self.size_overlap // self.pixel,
+            tile=self.size // self.coarseness,
+            overlap=self.size_overlap // self.coarseness,
         )
         assert y is not None
         return y
 
     def _tile_in_time(self) -> dict[str, int]:
         frames = self.frames or TILE_FRAMES
-        return {"tile": frames // self.pixel, "overlap": self.overlap // self.pixel}
+        return {"tile": frames // self.coarseness, "overlap": self.overlap // self.coarseness}
 
 
 class SpaceStream:

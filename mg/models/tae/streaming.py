@@ -24,7 +24,7 @@ class Part:
 
     Args:
         step: what it computes of a piece.
-        coarse: frames of the video to one of its input.
+        coarseness: frames of the video to one of its input.
         num_kept: tensors that it keeps.
         lag: frames by which its output is behind its input, if both come at the same rate.
         first: frames that its first piece must have at least, if the clip does not end with it.
@@ -33,7 +33,7 @@ class Part:
     """
 
     step: Step
-    coarse: int
+    coarseness: int
     num_kept: int = 1
     lag: int = 1
     first: int = 2
@@ -61,7 +61,7 @@ class Row:
 def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
     """The parts of all rows; a row's as one, if the first pieces of all such are at most so many
     frames of the video."""
-    if all(row.joined.first * row.joined.coarse <= frames for row in rows):
+    if all(row.joined.first * row.joined.coarseness <= frames for row in rows):
         return [row.joined for row in rows]
     return [part for row in rows for part in row.parts]
 
@@ -70,7 +70,7 @@ def _joined(one: Part, other: Part) -> Part:
     short = max(0, one.lag + other.first - one.first)
     return Part(
         _Joined(one.step, other.step, one.num_kept),
-        one.coarse,
+        one.coarseness,
         num_kept=one.num_kept + other.num_kept,
         lag=one.lag + other.lag,
         first=one.first + -(-short // one.multiple) * one.multiple,

@@ -53,10 +53,15 @@ class TemporalAutoencoder(Module):
         dtype: of convolutions and matrix products: "fp32", "bf16" or "fp16". Weights, norms,
             softmax, latents and pixels are float32.
         use_recompute: in training, compute activations twice instead of keeping them.
-        compile: compile `encode` and `decode` for each size of video: MindSpore's graph mode
+        compile: compile `encode`, `decode` and, on MindSpore, streams of small frames, for each
+            size of video: MindSpore's graph mode
             (at `jit_level`), `torch.compile`, or on a GPU CUDA graphs; None: on MindSpore only.
             What MindSpore's own functions load into the network later, its graphs do not see.
         seed: of the initial weights; the same on both frameworks.
+
+    Attributes:
+        config: every key of TAE_CONFIG, as this network has it.
+        compression: frames, rows and columns of the video to one of the latents.
 
     Raises:
         ValueError: an unknown or unfit config; a checkpoint that is damaged or does not fit; a
@@ -290,8 +295,8 @@ class TemporalAutoencoder(Module):
     def encode_stream(
         self, chunks: Iterable[Tensor], sample: bool = True, *, seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """`encode` of a video that comes in pieces, in constant memory: an iterator over what
-        `encoder_stream` gives."""
+        """`encode` of a video that comes in pieces `(b c t h w)`, in constant memory: an iterator
+        over (z, mean, logvar), as `EncodeStream` gives them."""
         stream = self.encoder_stream(sample, seed=seed)
         for chunk in chunks:
             yield from stream.take(chunk)
@@ -303,8 +308,8 @@ class TemporalAutoencoder(Module):
         num_target_frames: int | None = None,
         target_size: tuple[int, int] | None = None,
     ) -> Iterator[Tensor]:
-        """`decode` of latents that come in pieces, in constant memory: an iterator over what
-        `decoder_stream` gives."""
+        """`decode` of raw latents that come in pieces `(b z t h w)`, in constant memory: an
+        iterator over videos, as `DecodeStream` gives them."""
         stream = self.decoder_stream(num_target_frames, target_size)
         for chunk in chunks:
             yield from stream.take(chunk)
@@ -406,7 +411,7 @@ class TemporalAutoencoder(Module):
             enter=self._encoder_input,
             leave=self._moments_of,
             rows=self._encoder_rows,
-            pixel=1,
+            coarseness=1,
             frames=tiling.encode_frames,
             overlap=tiling.encode_overlap,
             size=tiling.size,
@@ -421,7 +426,7 @@ class TemporalAutoencoder(Module):
             enter=self._decoder_input,
             leave=self._video_of,
             rows=self._decoder_rows,
-            pixel=self.compression,
+            coarseness=self.compression,
             frames=tiling.decode_frames,
             overlap=tiling.decode_overlap,
             size=tiling.size,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mg import backend
-from mg.files import atomic_path
+from mg.files import atomic_path, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _to_array(entry: dict, where: str) -> np.ndarray:
     array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
     if entry["dtype"] == "BF16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32).reshape(entry["shape"])
+    return array.astype(np.float32, copy=False).reshape(entry["shape"])
 
 
 def write_weights(
@@ -163,33 +163,23 @@ def write_weights(
     text = json.dumps(config)
     if half:
         arrays = {name: _halved(array, f"{path}: {name}") for name, array in arrays.items()}
+    if path.suffix == ".safetensors":
+        write_arrays(path, arrays, {CONFIG_KEY: text})
+        return
+    stored = np.frombuffer(text.encode(), np.uint8)
     with atomic_path(path) as temporary:
-        if path.suffix == ".safetensors":
-            _save_safetensors(temporary, arrays, {CONFIG_KEY: text})
-        else:
-            stored = np.frombuffer(text.encode(), np.uint8)
-            try:
-                backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-            except OSError as error:
-                raise OSError(f"{path}: cannot be written ({error})") from None
+        try:
+            backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def _halved(array: np.ndarray, where: str) -> np.ndarray:
     if not np.abs(array).max(initial=0) <= np.finfo(np.float16).max:
         raise ValueError(f"{where} holds numbers that half precision does not")
     return array.astype(np.float16)
-
-
-def _save_safetensors(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
-    import safetensors.numpy
-
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    try:
-        safetensors.numpy.save_file(contiguous, path, metadata=metadata)
-    except safetensors.SafetensorError as error:  # a full disk, say
-        raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:

@@ -1,0 +1,23 @@
+"""Files that are whole or absent."""
+
+import numpy as np
+import pytest
+from data.full_disk import small_disk
+from safetensors.numpy import load_file
+
+from mg.files import write_arrays
+
+pytestmark = pytest.mark.once
+
+
+def test_arrays_are_written_as_they_look_whatever_their_order_in_memory(rng, tmp_path):
+    array = rng.standard_normal((3, 4, 5))
+    write_arrays(tmp_path / "a.safetensors", {"turned": array.transpose(2, 0, 1)})
+    assert np.array_equal(load_file(tmp_path / "a.safetensors")["turned"], array.transpose(2, 0, 1))
+
+
+def test_arrays_on_a_full_disk_are_an_error_that_names_the_file_and_leave_nothing(tmp_path):
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with pytest.raises(OSError, match=r"disk/a\.safetensors: cannot be written"):
+            write_arrays(disk / "a.safetensors", {"large": np.zeros(10**6)})
+        assert list(disk.iterdir()) == []
