@@ -5,7 +5,7 @@ import pytest
 from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
-from mg.files import write_arrays
+from mg.files import atomic_path, write_arrays
 
 pytestmark = pytest.mark.once
 
@@ -21,3 +21,11 @@ def test_arrays_on_a_full_disk_are_an_error_that_names_the_file_and_leave_nothin
         with pytest.raises(OSError, match=r"disk/a\.safetensors: cannot be written"):
             write_arrays(disk / "a.safetensors", {"large": np.zeros(10**6)})
         assert list(disk.iterdir()) == []
+
+
+def test_a_file_written_whole_has_the_mode_that_open_gives(tmp_path):
+    (tmp_path / "open.txt").open("w").close()
+    with atomic_path(tmp_path / "whole.txt") as temporary:
+        temporary.write_text("")
+    modes = {(tmp_path / name).stat().st_mode for name in ("open.txt", "whole.txt")}
+    assert len(modes) == 1

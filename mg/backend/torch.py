@@ -42,6 +42,7 @@ __all__ = [
     "compile",
     "compile_recurring",
     "compiles",
+    "contiguous",
     "conv2d",
     "conv3d",
     "copy",
@@ -165,8 +166,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """The values of `tensor` as an array; bf16 and fp16 become float32."""
-    tensor = tensor.detach().cpu()
+    """The values of `tensor` as an array in C order; bf16 and fp16 become float32."""
+    tensor = tensor.detach().cpu().contiguous()
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
@@ -344,6 +345,12 @@ def copy(x: Tensor, place: Tensor | None = None) -> Tensor:
     return place.copy_(x)
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """x in the order of its axes, as other libraries expect: `view`, say, or safetensors. Of a
+    slice, a copy: it keeps no more alive than itself."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 # Differentiation, compilation
 
 
@@ -448,7 +455,8 @@ class _Recorded:
         return tuple(tuple(tensor.clone() for tensor in tensors) for tensors in results)
 
     def _record(self, inputs):
-        graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
+        with torch.inference_mode(False):  # places of that mode could not change outside of it
+            graph, places = torch.cuda.CUDAGraph(), [x.clone() for x in inputs]
         with torch.cuda.graph(graph, pool=self._pool):
             results = self._function(*places)
         return graph, places, results

@@ -1,6 +1,7 @@
 """What all commands share: reading the command line, and saying what went wrong in one line."""
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -76,11 +77,27 @@ def _check_config(path: str) -> None:
     if not Path(path).is_file():
         return
     try:
-        options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a YAML file in UTF-8 ({error})") from None
+        options = yaml.load(Path(path).read_text(encoding="utf-8"), _Options)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a YAML file of options in UTF-8 ({error})") from None
     if not isinstance(options, dict):
         raise ValueError(f"{path}: expected a YAML file of options, a line `key: value` for each")
+
+
+class _Options(yaml.SafeLoader):
+    """YAML without aliases, which a few lines can repeat without end, and without a key twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("there is an alias, expected every value in its place")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [str(key.value) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.YAMLError(f"the key {twice[0]} stands there twice")
+        return super().construct_mapping(node, deep)
 
 
 def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:
@@ -89,6 +106,9 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     try:
         with _interruptible():
             return command(args) or 0
+    except BrokenPipeError:  # who read our output, `head` say, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

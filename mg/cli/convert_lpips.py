@@ -23,14 +23,16 @@ def command(args: list[str] | None) -> None:
     from mg.losses.lpips import LPIPS
 
     arrays = {**_read(options.features), **_read(options.heads)}
-    kept = {name: array for name, array in arrays.items() if _KEPT.match(name)}
-    LPIPS(kept)  # raises if the two do not make a metric
-    write_arrays(options.target, kept)
+    try:
+        LPIPS(arrays)
+    except ValueError as error:
+        raise ValueError(f"{options.features} with {options.heads}: {error}") from None
+    write_arrays(options.target, arrays)
     print(f"Wrote {options.target}")
 
 
 def _read(path: str) -> dict:
-    """The arrays of a PyTorch file, read without unpickling anything but tensors."""
+    """The arrays of a PyTorch file that LPIPS has, read without unpickling anything but tensors."""
     import pickle
 
     try:
@@ -41,9 +43,16 @@ def _read(path: str) -> dict:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.contiguous().numpy() for name, tensor in loaded.items()}
+        for name, tensor in loaded.items():
+            if tensor.untyped_storage().nbytes() < tensor.nbytes:
+                raise ValueError(f"{name} is larger than what the file holds of it")
+        kept = {str(name): tensor for name, tensor in loaded.items() if _KEPT.match(str(name))}
+        return {name: tensor.contiguous().numpy() for name, tensor in kept.items()}
     # TypeError: of bf16, which numpy does not have.
-    except (pickle.UnpicklingError, RuntimeError, AttributeError, EOFError, TypeError) as error:
+    except (
+        *(pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError),
+        *(ValueError, OSError),
+    ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
         raise ValueError(f"{path}: not a PyTorch file of tensors ({reason})") from None
 

@@ -84,6 +84,6 @@ def jpeg_fault(path: str | os.PathLike, container: InputContainer, stream: Video
     try:
         with Image.open(path) as image:
             image.load()
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         return str(error)
     return ""

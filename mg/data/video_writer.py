@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -154,7 +155,7 @@ class ImageWriter:
             )
         _check_image(self._path, image, np.shape(image))
         is_webp = self._temporary.suffix.lower() == ".webp"
-        options = {"lossless": True} if is_webp else {"quality": 95}
+        options: dict[str, Any] = {"lossless": True} if is_webp else {"quality": 95}
         try:
             Image.fromarray(image).save(self._temporary, **options)
         except OSError as error:

@@ -71,6 +71,8 @@ class Reconstruction(OneFile):
         super().__post_init__()
         self._expect_at_least(num_frames=1)
         _check_crf(self.crf)
+        if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
+            raise ValueError(f"report is {self.report}, expected the name of a page, *.html")
         if self.report is not None and not self.measure:
             raise ValueError("measure is False, but the report shows PSNR and SSIM")
 

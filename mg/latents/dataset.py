@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import numpy as np
 from mg.latents.encoding import draw
 from mg.latents.inventory import Row
 from mg.latents.manifest import MANIFEST, read_manifest
-from mg.latents.shards import Clip, Place, Shard, checksum, read_array, read_shard, shard_paths
+from mg.latents.shards import (
+    AGAIN,
+    Clip,
+    Place,
+    Shard,
+    checksum,
+    read_array,
+    read_shard,
+    shard_paths,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +46,8 @@ class LatentDataset:
 
     Raises:
         FileNotFoundError: no manifest, or a shard of it is missing.
-        ValueError: the manifest or a shard is damaged, or they do not match.
+        ValueError: the manifest or a shard is damaged, or they do not match; or a seed that is no
+            whole number from 0.
     """
 
     def __init__(
@@ -47,7 +58,9 @@ class LatentDataset:
         sample: bool = True,
         seed: int | None = None,
     ):
-        self.directory = Path(directory)
+        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
+            raise ValueError(f"seed is {seed!r}, expected a whole number from 0, or None")
+        self.directory = Path(directory).absolute()  # the process may go elsewhere
         self.epoch = 0
         self._table, self.encoding = read_manifest(directory)
         if len(self) == 0:
@@ -103,7 +116,7 @@ class LatentDataset:
         place = Place(int(self._offsets[index]), self.encoding.shape(*shape), self.encoding.dtype)
         array = read_array(path, place)
         if checksum(array) != row.crc32:
-            raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged")
+            raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged{AGAIN}")
         return array
 
     def _item(self, index: int, seed: tuple[int, ...] | None) -> dict[str, Any]:

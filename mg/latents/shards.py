@@ -61,6 +61,9 @@ class Place(NamedTuple):
     dtype: np.dtype
 
 
+AGAIN = "; delete it and run `mg encode-dataset` again, which encodes anew what it held"
+
+
 @dataclass(frozen=True)
 class Shard:
     """What a shard's header says."""
@@ -116,7 +119,7 @@ def read_shard(path: str | os.PathLike) -> Shard:
         for clip in clips:
             _check_clip(encoding, clip, places[clip.key])
     except ValueError as error:
-        raise ValueError(f"{path}: not a whole shard of latents: {error}") from None
+        raise ValueError(f"{path}: not a whole shard of latents: {error}{AGAIN}") from None
     return Shard(path, encoding, clips, files, places)
 
 

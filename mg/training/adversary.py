@@ -111,7 +111,7 @@ class Adversary:
         source = "the checkpoint's discriminator"
         load_strictly(self.parameters, arrays["discriminator"], source=source)
         moments = arrays["discriminator_optimizer"]
-        restore_optimizer(self._optimizer, list(self.parameters), moments, steps)
+        restore_optimizer(self._optimizer, self.parameters, moments, steps, source=source)
 
     def generator_gradients(
         self, video: Tensor, noise: Tensor, scale: Tensor

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from mg.files import sha256
 from mg.models.tae.weights import Arrays, read_safetensors, write_weights
 
@@ -79,11 +81,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that `check_checkpoint` found whole.
 
     Raises:
-        ValueError, OSError: a file cannot be read.
+        ValueError, OSError: a file cannot be read, or is not one that was written for that step.
     """
     arrays = {file.stem: read_safetensors(file)[0] for file in path.glob("*.safetensors")}
-    state = json.loads((path / "state.json").read_text())
-    return Checkpoint(arrays, state, (path / "recipe.yaml").read_text())
+    recipe = (path / "recipe.yaml").read_text(errors="replace")
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        step = state["progress"]["step"]
+        if step != step_of(path):
+            raise ValueError(f"its state is that after update {step}")
+        if not isinstance(yaml.safe_load(recipe), dict):
+            raise ValueError("its recipe.yaml holds no recipe")
+    except (LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a checkpoint of that name ({error})") from None
+    return Checkpoint(arrays, state, recipe)
 
 
 def check_checkpoint(path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mg import backend
-from mg.models.tae.weights import Arrays
+from mg.models.tae.weights import Arrays, check_fit
 
 _MOMENTS = ("first", "second")
 
@@ -21,8 +21,14 @@ def optimizer_state(optimizer: backend.AdamW, names: Sequence[str]) -> tuple[Arr
 
 
 def restore_optimizer(
-    optimizer: backend.AdamW, names: Sequence[str], arrays: Arrays, steps: int
+    optimizer: backend.AdamW, parameters: dict, arrays: Arrays, steps: int, *, source: str
 ) -> None:
-    """Go on from what `optimizer_state` gave."""
-    first, second = ([arrays[f"{kind}.{name}"] for name in names] for kind in _MOMENTS)
+    """Go on from what `optimizer_state` gave of these parameters.
+
+    Raises:
+        ValueError: moments do not fit the parameters; `source` says where they come from.
+    """
+    moments = {f"{kind}.{name}": p for kind in _MOMENTS for name, p in parameters.items()}
+    check_fit(moments, arrays, source=source)
+    first, second = ([arrays[f"{kind}.{name}"] for name in parameters] for kind in _MOMENTS)
     optimizer.load_state(steps, first, second)

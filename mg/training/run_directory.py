@@ -224,13 +224,16 @@ class _Events:
 
 
 def _lines_until(metrics: Path, step: int) -> list[str]:
-    """The lines of metrics.jsonl up to a step; a torn last line is dropped."""
+    """The lines of metrics.jsonl up to a step; damaged ones, a torn last one say, are dropped."""
+    if not metrics.exists():
+        return []
     lines = []
-    for line in metrics.read_text().splitlines(keepends=True) if metrics.exists() else []:
+    for number, line in enumerate(metrics.read_bytes().splitlines(keepends=True), 1):
         try:
             kept = json.loads(line)["step"] <= step
-        except ValueError:
-            break
+        except (ValueError, LookupError, TypeError, RecursionError):
+            logger.warning("%s: line %d is damaged, and dropped", metrics, number)
+            continue
         if kept:
-            lines.append(line)
+            lines.append(line.decode())
     return lines

@@ -11,7 +11,7 @@ import numpy as np
 from mg import backend, ranks
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import Arrays, load_strictly
+from mg.models.tae.weights import Arrays, check_fit, load_strictly
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
 from mg.training.optimizer_state import optimizer_state, restore_optimizer
@@ -188,11 +188,16 @@ class TrainStep:
             ValueError: weights do not fit the network.
         """
         load_strictly(self._parameters, arrays["tae"], source="the checkpoint's tae")
-        names = list(self._parameters)
-        steps = numbers["optimizer_steps"]
-        restore_optimizer(self._optimizer, names, arrays["optimizer"], steps)
+        restore_optimizer(
+            self._optimizer,
+            self._parameters,
+            arrays["optimizer"],
+            numbers["optimizer_steps"],
+            source="the checkpoint's optimizer",
+        )
         if self._average:
-            self._average.load_state([arrays["ema"][name] for name in names])
+            check_fit(self._parameters, arrays["ema"], source="the checkpoint's ema")
+            self._average.load_state([arrays["ema"][name] for name in self._parameters])
         if self._loss_scale and numbers["loss_scale"]:
             self._loss_scale.load_state(numbers["loss_scale"])
         if self._adversary:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -50,6 +51,13 @@ class Progress:
     ceiling: dict[str, float] | None = None
     best: dict | None = None
 
+    def __post_init__(self):
+        for name in ("step", "batches", "items"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ValueError(f"its {name} is {getattr(self, name)!r}")
+        if self.best is not None and self.best.keys() != {"step", "psnr", "weights"}:
+            raise ValueError(f"its best is {self.best!r}")
+
 
 class Trainer:
     """What a run is made of; `stack` ends it.
@@ -66,14 +74,16 @@ class Trainer:
         self.recipe = recipe
         self.run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
         start = self.run.start
-        self._progress = Progress(**start.state["progress"]) if start else Progress()
+        with self._fitting():
+            self._progress = Progress(**start.state["progress"]) if start else Progress()
         self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
         self._tae = _network(recipe, self.run.start_weights)
         lpips = _lpips(recipe)
         self._update = _train_step(recipe, self._tae, lpips)
         if start:
-            self._update.restore(start.arrays, start.state["update"])
+            with self._fitting():
+                self._update.restore(start.arrays, start.state["update"])
             self.run.start = None  # as large as the network and its moments
         self._validation = _validation(recipe, self._tae, lpips, self._progress)
         self._broken: dict[str, str] = {}
@@ -95,6 +105,15 @@ class Trainer:
         stack.enter_context(logging_redirect_tqdm())
         if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info("the first step of each size compiles the network: on a CPU, minutes")
+
+    @contextlib.contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Where what a checkpoint holds is used, which others may have written."""
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            weights = self.run.start_weights
+            raise ValueError(f"{weights and weights.parent}: does not fit: {error}") from None
 
     @property
     def step(self) -> int:

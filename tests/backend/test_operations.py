@@ -336,3 +336,14 @@ def test_attention_in_pieces_gives_what_it_gives_at_once(monkeypatch, compile, q
     attend = backend.compile(backend.attention) if compile else backend.attention
     y = to_numpy(attend(*map(from_numpy, case.arrays())))
     np.testing.assert_allclose(y, expected(case, case.arrays()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(backend.name == "mindspore", reason="MindSpore has no bf16 on the CPU")
+def test_zero_padding_in_time_is_zero_in_half_precision_too(rng):
+    x, weight = rng.standard_normal((1, 3, 4, 2, 2)), rng.standard_normal((4, 4, 1, 3))
+    arrays = [array.astype(np.float32) for array in (x, weight, np.zeros(4))]
+    x, weight, bias = map(from_numpy, arrays)
+    expected = backend.temporal_conv(x, weight, bias, upsample=2, padding="zeros")
+    half = backend.cast(x, backend.dtype("bf16"))
+    y = backend.temporal_conv(half, weight, bias, upsample=2, padding="zeros")
+    np.testing.assert_allclose(to_numpy(y), to_numpy(expected), atol=0.1)

@@ -151,3 +151,16 @@ def test_a_missing_file_or_array_is_named_in_one_line_and_nothing_is_written(tmp
     feature_file = save_pth(tmp_path / "features.pth", features)
     convert(feature_file, head_file, target, capsys).assert_refused("features.28.bias")
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".pth"]
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused_at_once(tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    torch.save({"features.0.weight": torch.zeros(1).expand(1 << 40)}, path)
+    outcome = convert(path, path, tmp_path / "lpips.safetensors", capsys)
+    outcome.assert_refused("a.pth", "features.0.weight is larger than what the file holds of it")
+
+
+def test_tensors_without_names_are_not_lpips(tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    torch.save({1: torch.zeros(1)}, path)
+    convert(path, path, tmp_path / "lpips.safetensors", capsys).assert_refused("is missing")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import mg
-from mg.data import count_frames, read_frames, write_video
+from mg.data import count_frames, packages, read_frames, write_video
 from mg.data.footage import shows_the_same, signature
 from mg.data.packages import Package, download, extract
 from mg.data.training_set import PIECE, TrainingSet, build, read_tables
@@ -201,3 +201,19 @@ def test_debian_packages_without_apt_say_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="apt-get is not installed"):
         download(package, tmp_path / "packages")
     assert [*(tmp_path / "packages").iterdir()] == []
+
+
+def test_a_member_that_is_too_large_is_named_and_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "MAX_MEMBER", 4)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("b", b"12345")
+    wanted = {"b": (hashlib.sha256(b"12345").hexdigest(), tmp_path / "b")}
+    with pytest.raises(ValueError, match="b has 5 bytes, limit 4"):
+        extract(tmp_path / "a.whl", wanted)
+    assert not (tmp_path / "b").exists()
+
+
+def test_frames_that_are_nearly_plain_tell_nothing(tmp_path):
+    ramp = np.broadcast_to(np.arange(100, 116, dtype=np.uint8)[None, :, None], (16, 16, 3))
+    write_video(tmp_path / "a.mp4", [ramp] * 2, 10)
+    assert len(signature(tmp_path / "a.mp4")) == 0

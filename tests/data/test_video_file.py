@@ -281,3 +281,8 @@ def test_interrupted_writing_leaves_the_old_video(tmp_path):
 def test_frame_rate_must_be_above_zero(tmp_path, fps):
     with pytest.raises(ValueError, match="expected a frame rate above 0"):
         write_video(tmp_path / "a.mp4", np.zeros((1, 16, 16, 3), np.uint8), fps)
+
+
+def test_a_frame_of_8k_video_is_not_too_large(tmp_path):
+    Image.new("L", (7680, 4320)).save(tmp_path / "a.png")
+    assert count_frames(tmp_path / "a.png") == 1

@@ -422,3 +422,12 @@ def test_help_has_a_line_for_every_key(capsys):
     for key in evaluation.Evaluation.__dataclass_fields__:
         explained = text.split(f" --{key} ")[-1].split("(")[0].split()
         assert len(explained) > 3, key
+
+
+def test_a_broken_video_is_on_the_page_too(videos, checkpoint, tmp_path, capsys):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    (folder / "text.mp4").write_text("I am no video")
+    write_index(folder, ["a.mp4", "text.mp4"])
+    output = tmp_path / "out"
+    run(command.main, evaluate_flags(checkpoint, folder, output, report=True), capsys)
+    assert "text.mp4: cannot be read" in (output / "report.html").read_text()

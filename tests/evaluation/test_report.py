@@ -9,7 +9,7 @@ from cli.support import waves
 
 from mg.data import count_frames, read_fps, read_frames
 from mg.evaluation.report import ReportWriter
-from mg.evaluation.report_video import difference
+from mg.evaluation.report_video import ReportVideo, difference
 
 from .pages import (
     ABOUT,
@@ -311,3 +311,15 @@ def test_a_video_without_frames_is_refused(tmp_path):
         report.video("a.mp4", 25),
     ):
         pass
+
+
+def test_the_worst_frame_has_the_lowest_psnr_and_the_highest_lpips():
+    video = ReportVideo("a", scores={"psnr": [30.0, None, 20.0], "lpips": [0.1, None, 0.2]})
+    assert (video.worst("psnr"), video.worst("lpips")) == (20.0, 0.2)
+
+
+def test_a_name_that_is_no_text_is_shown_by_its_bytes(tmp_path):
+    with ReportWriter(tmp_path / "report.html") as report:
+        report.failed("\udcff.mp4", "is no video")
+        report.write(**ABOUT)
+    assert "\\udcff.mp4" in (tmp_path / "report.html").read_text()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cli.support import run, waves, write_checkpoint, write_dataset, write_index
 from data.sample_videos import write_losslessly
+from PIL import Image
 
 from mg import backend
 from mg.cli import encode_dataset as command
@@ -463,3 +464,59 @@ def test_real_clips_come_back_with_their_true_lengths(encode, manifest, tmp_path
     )
     frames = {row["file"]: row["frames"] for row in rows_of(output)}
     assert frames == {path.name: count_frames(path) for path in clips}
+
+
+@once
+def test_a_changed_file_of_the_same_size_is_refused(encode, videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    output = encode(videos=folder)
+    path = folder / "c.mp4"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(0, 0))
+    encode(videos=folder, code=1)
+    assert "c.mp4,is another video than that whose latents are there" in bad_of(output)
+
+
+@once
+def test_a_directory_of_any_other_deciding_setting_is_refused(encode):
+    encode()
+    for changes, expected in (
+        ({"dtype": "bf16"}, "dtype is 'fp32', not 'bf16'"),
+        ({"use_tile": True}, "use_tile is False, not True"),
+        ({"sample_stride": 2}, "sample_stride is 1, not 2"),
+        ({"clips_per_video": 1}, "clips_per_video is None, not 1"),
+    ):
+        encode(code=2, **changes)
+        encode.outcome.assert_refused(expected, "another output_path")
+
+
+@once
+def test_where_no_sample_is_drawn_the_seed_may_change(encode):
+    encode(stored="mean", seed=0)
+    encode(stored="mean", seed=1)
+    assert "3 were done before" in encode.outcome.out[0]
+
+
+def test_clips_are_encoded_in_tiles_on_demand(encode, tmp_path, checkpoint):
+    write_video(tmp_path / "long.mp4", waves(0, 40, height=8, width=8), fps=10)
+    write_index(tmp_path, ["long.mp4"])
+    output = encode(videos=tmp_path, num_frames=40, use_tile=True)
+    tae = TemporalAutoencoder(checkpoint, use_tile=True)
+    x = to_float(read_frames(tmp_path / "long.mp4", range(40)))[None]
+    expected = backend.to_numpy(tae.encode(x, sample=False)[0])[0]
+    np.testing.assert_allclose(latents_of(output)["long.mp4", 0], expected, atol=1e-5)
+
+
+@once
+def test_an_image_whose_header_claims_too_much_is_one_bad_file(encode, videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    Image.fromarray(waves(0, 1, height=16, width=16)[0]).save(folder / "a.jpg")
+    data = bytearray((folder / "a.jpg").read_bytes())
+    place = data.find(b"\xff\xc0")  # start of frame: its height and width follow
+    data[place + 5 : place + 9] = b"\xff" * 4
+    (folder / "a.jpg").write_bytes(data)
+    write_index(folder, ["a.jpg", "c.mp4"])
+    output = encode(videos=folder, code=1)
+    assert bad_of(output).count("a.jpg") == 1
+    assert {name for name, _ in latents_of(output)} == {"c.mp4"}

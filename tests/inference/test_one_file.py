@@ -26,6 +26,8 @@ from mg.data import (
     write_video,
 )
 from mg.evaluation.metrics import psnr, ssim
+from mg.inference.network import check_apart, load_network
+from mg.inference.settings import Decoding, FileEncoding, Reconstruction
 from mg.latents.file import LatentFile
 from mg.models.tae.tae import TemporalAutoencoder
 
@@ -420,3 +422,39 @@ def test_an_interrupted_command_leaves_no_file(tmp_path, checkpoint, capsys, nam
     assert "Traceback" not in errors
     assert "frame/s" in errors or "?frame" in errors  # the progress bar
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.once
+def test_the_settings_of_a_network_are_the_networks(checkpoint):
+    given = {"ckpt_path": str(checkpoint), "use_tile": True, "dtype": "bf16", "compile": False}
+    settings = FileEncoding(source="a.mp4", target="z.safetensors", **given)
+    deciding = settings.deciding()
+    assert (deciding["use_tile"], deciding["dtype"]) == (True, "bf16")
+    if backend.name == "mindspore":
+        with pytest.raises(ValueError, match="bf16"):
+            load_network(settings)
+        return
+    tae = load_network(settings)
+    assert tae.use_tile
+    assert tae._compute_dtype == backend.dtype("bf16")
+
+
+@pytest.mark.once
+def test_the_constant_rate_factor_goes_up_to_that_of_vp9():
+    assert Decoding(source="z.safetensors", target="a.webm", crf=63).crf == 63
+    with pytest.raises(ValueError, match="crf is 64, expected 0 to 63"):
+        Decoding(source="z.safetensors", target="a.webm", crf=64)
+
+
+@pytest.mark.once
+def test_a_hard_link_to_the_source_is_the_source_itself(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    os.link(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    with pytest.raises(ValueError, match="itself, expected another file"):
+        check_apart(str(tmp_path / "b.mp4"), str(tmp_path / "a.mp4"))
+
+
+@pytest.mark.once
+def test_a_page_that_is_not_named_as_one_is_refused():
+    with pytest.raises(ValueError, match=r"report is notes\.md, expected the name of a page"):
+        Reconstruction(source="a.mp4", target="b.mp4", report="notes.md")

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from mg.latents import LatentDataset
+from mg.latents import LatentDataset, shard_writer
 from mg.latents.encoding import draw
+from mg.latents.inventory import read_inventory
 from mg.latents.manifest import MANIFEST, write_manifest
 from mg.latents.shards import read_shard, shard_paths
 
@@ -466,3 +467,40 @@ def test_a_manifest_older_than_the_shards_is_warned_of(tmp_path, caplog):
         dataset = LatentDataset(tmp_path)
     assert len(dataset) == len(kept)
     assert "lacks 1 videos" in caplog.text
+
+
+def test_a_file_that_lacks_a_clip_has_no_row(tmp_path):
+    write_latents(tmp_path, max_bytes=1)
+    rows = read_inventory(tmp_path, make_encoding()).rows()
+    (tmp_path / rows[0].shard).unlink()
+    left = read_inventory(tmp_path, make_encoding()).rows()
+    assert left == [row for row in rows if row.file != rows[0].file]
+
+
+def test_scaled_moments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="it does not say how its latents were encoded"):
+        write_latents(tmp_path, stored="moments", scaled=True)
+
+
+def test_a_shard_lists_no_more_than_so_many_clips_and_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_writer, "_MAX_RECORDS", 3)
+    arrays = write_latents(tmp_path, max_bytes=10**6)
+    shards = [read_shard(path) for path in shard_paths(tmp_path)]
+    assert max(len(shard.clips) + len(shard.files) for shard in shards) == 3
+    assert sum(len(shard.clips) for shard in shards) == len(arrays)
+
+
+def test_a_data_set_is_found_from_another_directory(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    write_latents(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    dataset = LatentDataset(".")
+    monkeypatch.chdir(tmp_path / "other")
+    assert dataset[0]["latents"].ndim == 4
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5])
+def test_a_seed_that_is_no_whole_number_is_refused_at_once(tmp_path, seed):
+    write_latents(tmp_path)
+    with pytest.raises(ValueError, match=f"seed is {seed}, expected a whole number from 0"):
+        LatentDataset(tmp_path, seed=seed)

@@ -232,3 +232,9 @@ def test_the_adaptive_weight_is_the_ratio_of_the_norms_within_bounds():
 def test_the_adaptive_weight_of_a_norm_that_is_no_number_is_none_either():
     assert math.isnan(adaptive_weight(math.nan, 1.0))
     assert math.isnan(adaptive_weight(1.0, math.nan))
+
+
+@pytest.mark.once
+def test_norms_have_32_groups_where_channels_divide_so():
+    layers = Discriminator(ndf=24, n_layers=2).layers
+    assert [layer.groups for layer in layers if layer.has_norm] == [16, 32]

@@ -144,3 +144,24 @@ def test_sizes_of_the_config_are_sizes_of_the_network():
     shallow = tiny_network({"ch_mult": [1, 2], "num_res_blocks": 2})
     assert shallow.latent_size(3, 8, 9) == (2, 4, 5)
     assert shallow.config == {**TAE_CONFIG, **TINY, "ch_mult": [1, 2], "num_res_blocks": 2}
+
+
+@pytest.mark.once
+def test_initial_temporal_attention_is_uniform_in_its_channels():
+    parameters = values_of(tiny_network({"ch": 32}))
+    for projection in ("to_q", "to_k", "to_v"):
+        weight = parameters[f"encoder.mid.attn_1.1.{projection}.weight"]
+        assert 0.9 < abs(weight).max() * len(weight) ** 0.5 <= 1
+
+
+@pytest.mark.once
+def test_every_resolution_has_whole_groups():
+    with pytest.raises(ValueError, match="8 x 1 channels .* do not divide into 16 groups"):
+        check_config({"ch": 8, "ch_mult": [2, 1], "num_groups": 16})
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("key", ["scaling_factor", "shift_factor"])
+def test_factors_that_no_float_holds_are_an_error(key):
+    with pytest.raises(ValueError, match=f"TAE config {key} is 1000.*, expected a finite number"):
+        check_config({key: 10**400})

@@ -332,3 +332,23 @@ def test_inflation_on_mindspore_imports_neither_torch_nor_diffusers(small):
         timeout=300,
     )
     assert finished.stdout.strip() == "[]", finished.stderr
+
+
+@pytest.mark.once
+def test_what_an_old_config_leaves_out_is_as_diffusers_has_it(tmp_path):
+    image_vae(tmp_path, block_out_channels=(32, 32))
+    expected = inflate(tmp_path)[1]
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    left_out = ("norm_num_groups", "use_quant_conv", "use_post_quant_conv", "act_fn")
+    path.write_text(json.dumps({k: v for k, v in config.items() if k not in left_out}))
+    assert inflate(tmp_path)[1] == expected
+
+
+@pytest.mark.once
+def test_a_number_that_no_float_holds_is_an_error(copied):
+    rewrite_config(copied, scaling_factor=10**400)
+    with pytest.raises(
+        ValueError, match=r"config\.json: not the config of a fitting AutoencoderKL"
+    ):
+        inflate(copied)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from mg import backend
 from mg.models.tae.tae import TemporalAutoencoder
 
 from .random_network import random_network, values_of
@@ -23,6 +24,19 @@ def test_a_saved_network_comes_back_with_its_config_and_weights(tmp_path):
         np.testing.assert_array_equal(value, expected[name])
     other = TemporalAutoencoder(tmp_path / "new" / "tae", {"shift_factor": 2.0})
     assert other.config == {**network.config, "shift_factor": 2.0}
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="torch.compile's")
+def test_a_network_with_compiled_parts_is_saved_as_if_they_were_not(tmp_path):
+    import torch
+
+    network = random_network()
+    expected = values_of(network)
+    network.encoder = torch.compile(network.encoder)
+    network.save_pretrained(tmp_path)
+    again = values_of(TemporalAutoencoder.from_pretrained(tmp_path))
+    assert set(again) == set(expected)
+    assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
 
 @pytest.mark.once
@@ -78,3 +92,12 @@ def test_a_directory_called_as_the_weights_in_the_box_is_loaded(tmp_path, monkey
     ):
         assert again.config == network.config
     assert TemporalAutoencoder("small").config == in_the_box
+
+
+@pytest.mark.once
+def test_notes_in_a_saved_config_are_passed_over(tmp_path):
+    network = random_network()
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"_diffusers_version": "0.35.0", **json.loads(path.read_text())}))
+    assert TemporalAutoencoder.from_pretrained(tmp_path).config == network.config

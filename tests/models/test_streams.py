@@ -1,5 +1,6 @@
 """Streams: a video in any pieces gives what it gives as a whole."""
 
+import contextlib
 import copy
 import logging
 
@@ -311,7 +312,48 @@ def test_a_stream_that_has_ended_takes_no_further_clip(shallow):
     for stream, piece in ((shallow.encoder_stream(), video), (shallow.decoder_stream(), z)):
         stream.feed(piece)
         stream.flush()
-        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+        with pytest.raises(ValueError, match="the stream has ended, or failed, expected a new"):
             stream.flush()
-        with pytest.raises(ValueError, match="the stream has ended, expected a new one"):
+        with pytest.raises(ValueError, match="the stream has ended, or failed, expected a new"):
             stream.feed(piece)
+
+
+def test_a_stream_that_could_not_compute_a_piece_does_not_go_on_without_it():
+    network = random_network(SHALLOW)
+    video, z = random_video(1, 3, 30, 4, 4), random_video(1, 4, 15, 2, 2)
+    for stream, piece in ((network.encoder_stream(), video), (network.decoder_stream(), z)):
+        network.encoder.conv_in.step = network.decoder.conv_in.step = out_of_memory
+        with pytest.raises(MemoryError):
+            stream.feed(piece)
+        with pytest.raises(ValueError, match="the stream has ended, or failed, expected a new"):
+            stream.feed(piece)
+
+
+def out_of_memory(x, kept, ends):
+    raise MemoryError
+
+
+def test_a_stream_knows_the_layers_that_were_put_into_the_network():
+    network, other = random_network(SHALLOW), random_network(SHALLOW, seed=1)
+    network.encoder, network.decoder = other.encoder, other.decoder
+    compare_with_the_whole(network, 9, [[4]], [[2]])
+    network.decoder.conv_in = random_network(SHALLOW, seed=2).decoder.conv_in
+    compare_with_the_whole(network, 9, [[4]], [[2]])
+
+
+@pytest.mark.parametrize("config", [SHALLOW, {**SHALLOW, **CLIP}])
+def test_when_it_has_all_frames_that_were_asked_for_a_stream_takes_no_more_latents(config):
+    network = random_network(config)
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(random_video(1, 4, 2, 2, 2, seed=len(taken)))
+            yield taken[-1]
+
+    with contextlib.closing(network.decode_stream(endless(), 11)) as stream:
+        video = joined(stream)
+    expected = network.decode(np.concatenate(taken, axis=2)) if config is SHALLOW else None
+    assert video.shape[2] == 11
+    if expected is not None:
+        np.testing.assert_allclose(video, to_numpy(expected)[:, :, :11], atol=1e-5)

@@ -1,10 +1,14 @@
 """The network's interface: encode, decode, reconstruct, scale."""
 
+import gc
 import importlib
 import logging
+import pickle
+import weakref
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from mg import backend
 from mg.backend import cast, from_numpy, named_parameters, to_numpy, value_and_grad
@@ -145,6 +149,48 @@ def test_log_variances_are_kept_where_their_exponential_is_finite(tae):
     mean, logvar = map(to_numpy, tae.posterior(from_numpy(moments)))
     np.testing.assert_array_equal(mean, moments[:, :4])
     np.testing.assert_array_equal(logvar.ravel(), [-30, 20, 0, 0])
+
+
+def test_what_comes_out_lies_in_the_order_of_its_axes_and_keeps_nothing_else_alive(tae, tmp_path):
+    z, mean, logvar = tae.encode(VIDEO, seed=0)
+    _, streamed, _ = next(iter(tae.encode_stream([VIDEO])))
+    given = [z, mean, logvar, streamed, tae.decode(mean), tae.decode(mean, 1, (5, 7))]
+    given += list(tae.decode_stream([mean], 3))
+    arrays = [to_numpy(tensor) for tensor in given]
+    assert all(array.flags.c_contiguous for array in arrays)
+    # It saves what lies in memory, whatever the order.
+    safetensors.numpy.save_file({str(n): a for n, a in enumerate(arrays)}, tmp_path / "a")
+    for name, array in safetensors.numpy.load_file(tmp_path / "a").items():
+        np.testing.assert_array_equal(array, arrays[int(name)])
+    if backend.name == "torch":
+        assert all(tensor.is_contiguous() for tensor in given)
+        assert all(t.untyped_storage().nbytes() == t.nbytes for t in given)
+
+
+@pytest.mark.parametrize("options", [{}, {"compile": True}])
+def test_a_network_that_was_pickled_is_the_same(options):
+    network = random_network({"ch_mult": [1, 2]}, **options)
+    if backend.name == "mindspore" or not options:  # on PyTorch a CPU compiles for a minute
+        network.encode(SMALL, sample=False)
+    again = pickle.loads(pickle.dumps(network))
+    eager = random_network({"ch_mult": [1, 2]})
+    z = from_numpy(random_video(1, 4, 2, 2, 2))
+    assert again._compiles == network._compiles
+    again._compiles = False
+    np.testing.assert_array_equal(to_numpy(again.decode(z)), to_numpy(eager.decode(z)))
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="PyTorch's memory")
+def test_a_network_that_nobody_knows_any_more_frees_its_weights_at_once():
+    network = random_network({"ch_mult": [1, 2]})
+    network.decode(network.encode(SMALL)[0])
+    weights = weakref.ref(network.decoder.conv_in)
+    gc.disable()
+    try:
+        del network
+        assert weights() is None
+    finally:
+        gc.enable()
 
 
 def test_scaled_latents_are_the_published_formulas_and_unscale_inverts_them(tae):
@@ -432,3 +478,10 @@ def test_the_frames_of_a_single_latent_are_one_frame_repeated(tae):
     np.testing.assert_array_equal(frames, np.repeat(frames[:, :, :1], 8, axis=2))
     streamed = np.concatenate([to_numpy(x) for x in tae.decode_stream([z])], axis=2)
     np.testing.assert_allclose(frames, streamed, atol=1e-5)
+
+
+@pytest.mark.once
+def test_values_little_out_of_range_are_warned_of_too(caplog):
+    with caplog.at_level(logging.WARNING, logger="mg"):
+        random_network({"ch_mult": [1, 2]}).encode(np.full((1, 3, 1, 8, 8), -1.01, np.float32))
+    assert "reach 1.01 in size" in caplog.text

@@ -250,10 +250,21 @@ def test_slices_give_what_the_batch_gives(whole):
     np.testing.assert_allclose(to_numpy(network.encode(video, seed=1)[0]), to_numpy(z), atol=1e-5)
     expected = to_numpy(whole.decode(z))
     seen = []
-    plain = network._decode_tile
-    network._decode_tile = lambda z: seen.append(z.shape[0]) or plain(z)
+    plain = network.pixels
+    network.pixels = lambda z: seen.append(z.shape[0]) or plain(z)
     np.testing.assert_allclose(to_numpy(network.decode(z)), expected, atol=1e-4)
     assert seen == [1, 1, 1]
     network.disable_slicing()
     np.testing.assert_allclose(to_numpy(network.decode(z)), expected, atol=1e-4)
     assert seen == [1, 1, 1, 3]
+
+
+@pytest.mark.once
+def test_use_tile_keeps_the_tiles_that_are_set():
+    network = random_network()
+    network.tiling = tiles = Tiling(size=64, size_overlap=16)
+    network.use_tile = True
+    assert network.tiling == tiles
+    network.use_tile = False
+    network.use_tile = True
+    assert network.tiling == Tiling()

@@ -187,3 +187,43 @@ def test_options_that_have_to_be_given_are_named_in_one_line(capsys):
 def test_colours_to_start_from_and_weights_to_start_from_exclude_each_other():
     with pytest.raises(ValueError, match="colour_start is True, but .* pretrained"):
         Recipe(**PATHS, perceptual_weight=0, colour_start=True, pretrained="tae.safetensors")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("colour_start", True), ("disc_ndf", 32), ("disc_layers", 2), ("disc_weight", 0.5)],
+)
+def test_what_the_state_of_a_run_is_made_of_may_not_change(key, value):
+    before = Recipe(output_path="run", csv_path="a.csv", video_folder="a", perceptual_weight=0)
+    with pytest.raises(ValueError, match=f"run: its run cannot go on .*: {key} was"):
+        check_continues(
+            yaml.safe_load(before.to_yaml()), dataclasses.replace(before, **{key: value})
+        )
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n"
+    for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("num_frames: !!int ''", "not a YAML file of options"),
+        ("num_frames: !!bool x", "not a YAML file of options"),
+        ("seed: !!timestamp x", "not a YAML file of options"),
+        ("seed: 2001-13-45", "not a YAML file of options"),
+        ("[" * 3000, "not a YAML file of options"),
+        ("seed: 1\nseed: 2", "the key seed stands there twice"),
+        ("tae_config: {ch: 4, ch: 8}", "the key ch stands there twice"),
+        ("tae_config: &x {a: *x}", "there is an alias"),
+        pytest.param(BOMB, "there is an alias", id="aliases of aliases"),
+    ],
+)
+def test_a_file_of_options_that_is_no_plain_yaml_is_refused_at_once(tmp_path, capsys, text, reason):
+    (tmp_path / "a.yaml").write_text(text)
+    args = ["--config", tmp_path / "a.yaml", *train_flags(tmp_path, tmp_path / "run")]
+    run(train.main, args, capsys).assert_refused("a.yaml", reason)

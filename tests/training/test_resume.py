@@ -264,6 +264,20 @@ def test_a_damaged_checkpoint_is_no_longer_the_best(videos, uninterrupted, tmp_p
     assert json.loads((output / "best.json").read_text()) == state["progress"]["best"]
 
 
+@pytest.mark.once
+def test_a_damaged_line_of_the_metrics_is_dropped_alone(
+    videos, uninterrupted, tmp_path, capsys, caplog
+):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    path = output / "metrics.jsonl"
+    first, second, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, b"\xff" + second[1:], *others]))
+    assert run(train.main, full_flags(videos, output, train_steps=13), capsys).code == 0
+    kept = path.read_bytes().splitlines(keepends=True)
+    assert kept[: len(others) + 1] == [first, *others]
+    assert "metrics.jsonl: line 2 is damaged, and dropped" in caplog.text
+
+
 # Changed; which framework trains does not matter
 
 

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -334,3 +335,41 @@ def test_the_loss_goes_down_when_one_clip_is_learned_by_heart(make_step):
     first, last = metrics[0], metrics[-1]
     assert last["loss"] < 0.7 * first["loss"]
     assert last["psnr"] > first["psnr"] + 1
+
+
+def test_gradients_of_the_discriminator_that_are_not_finite_change_nothing(
+    with_adversary, monkeypatch
+):
+    step = with_adversary()
+    adversary, before = step._adversary, step.state()[0]
+    whole = adversary.discriminator_gradients
+
+    def spoiled(*videos):
+        *numbers, gradients = whole(*videos)
+        return (*numbers, [gradient * math.inf for gradient in gradients])
+
+    monkeypatch.setattr(adversary, "discriminator_gradients", spoiled)
+    assert step(2, [video(0)], 1e-2)["skipped_updates"] == 1
+    arrays = step.state()[0]
+    for name, kept in before.items():
+        assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
+
+
+def test_a_restored_step_goes_on_counting_skipped_updates(make_step):
+    _, step = make_step()
+    step(1, [np.full_like(video(1), math.nan)], 1e-2)
+    _, other = make_step()
+    other.restore(*step.state())
+    assert other(2, [video(2)], 1e-2)["skipped_updates"] == 1
+
+
+@pytest.mark.parametrize("file", ["tae", "ema", "optimizer"])
+def test_a_state_whose_arrays_do_not_fit_is_refused(make_step, file):
+    _, step = make_step(ema_decay=0.9)
+    arrays, numbers = step.state()
+    name = min(arrays[file])
+    with pytest.raises(ValueError, match=f"{file}: 1 parameters do not fit .*{re.escape(name)}"):
+        step.restore(
+            {**arrays, file: {**arrays[file], name: np.zeros(1, np.float32)}},
+            numbers,
+        )

@@ -112,7 +112,7 @@ def _read_config(path: Path) -> dict:
             "scaling_factor": float(vae.get("scaling_factor", 0.18215)),  # diffusers' default
             "shift_factor": float(vae.get("shift_factor") or 0.0),
         }
-    except (LookupError, TypeError, ValueError, ZeroDivisionError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{path}: not the config of a fitting AutoencoderKL ({error})") from None
 
 

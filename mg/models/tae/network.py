@@ -134,7 +134,7 @@ class Decoder(Module):
         self.norm_out = GroupNorm(setting, widths[0])
         self.conv_out = Conv(setting, widths[0], config["out_ch"])
 
-    def features(self, z):
+    def forward(self, z):
         """All but the last layer, `conv_out`, which `last_layer` of the whole network calls."""
         x = self.mid(self.conv_in(z))
         for level in range(self.num_levels):
@@ -145,7 +145,7 @@ class Decoder(Module):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
     def rows(self):
-        """`features` and `conv_out` in parts, in order."""
+        """`forward` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
         levels = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
         for number, level in enumerate(self.up):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mg.backend import Tensor
+from mg.backend import Tensor, contiguous
 from mg.models.tae.values import check_holds, target
 
 Latents = tuple[Tensor, Tensor, Tensor]
@@ -27,7 +27,27 @@ class Stream(Protocol):
         ...
 
 
-class EncodeStream:
+class _Clip:
+    """What both streams know of their clip."""
+
+    _ended = False
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise ValueError("the stream has ended, or failed, expected a new one for another clip")
+
+    def _unless_broken(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The pieces. One that cannot be computed ends the stream: its frames would be missing."""
+        try:
+            yield from pieces
+        except GeneratorExit:  # nobody asks for more now, which is no failure
+            raise
+        except BaseException:
+            self._ended = True
+            raise
+
+
+class EncodeStream(_Clip):
     """`TemporalAutoencoder.encode` of a video that comes in pieces, in constant memory; made by
     `TemporalAutoencoder.encoder_stream`.
 
@@ -50,7 +70,6 @@ class EncodeStream:
     ):
         self._check, self._open, self._draw = check, open_stream, draw
         self._sizes: tuple[int, ...] | None = None
-        self._ended = False
 
     def feed(self, x: Tensor) -> list[Latents]:
         """Take the next frames.
@@ -77,7 +96,7 @@ class EncodeStream:
 
     def take(self, x: Tensor) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
-        _check_open(self._ended)
+        self._check_open()
         shape = np.shape(x)
         x = self._check(x)
         sizes = (*shape[:2], *shape[3:])  # before they are extended
@@ -85,12 +104,12 @@ class EncodeStream:
             self._sizes = sizes
             self._stream = self._open(*x.shape[3:])
         _check_sizes(sizes, self._sizes)
-        for moments in self._stream.feed(x):
+        for moments in self._unless_broken(self._stream.feed(x)):
             yield self._draw(moments)
 
     def end(self) -> Iterator[Latents]:
         """`flush`, one piece at a time."""
-        _check_open(self._ended)
+        self._check_open()
         if self._sizes is None:
             raise ValueError("the video holds no frame")
         self._ended = True
@@ -98,7 +117,7 @@ class EncodeStream:
             yield self._draw(moments)
 
 
-class DecodeStream:
+class DecodeStream(_Clip):
     """`TemporalAutoencoder.decode` of latents that come in pieces, in constant memory; made by
     `TemporalAutoencoder.decoder_stream`. See `EncodeStream`.
 
@@ -124,7 +143,6 @@ class DecodeStream:
         self._num_frames, self._target_size = target(num_target_frames, target_size)
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
-        self._ended = False
 
     def feed(self, z: Tensor) -> list[Tensor]:
         """Take the next latents.
@@ -151,7 +169,7 @@ class DecodeStream:
 
     def take(self, z: Tensor) -> Iterator[Tensor]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
-        _check_open(self._ended)
+        self._check_open()
         z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
@@ -160,34 +178,36 @@ class DecodeStream:
             self._stream = self._open(*sizes[2:])
         _check_sizes(sizes, self._sizes)
         self._fed += z.shape[2]
-        for x in self._stream.feed(z):
-            yield from self._cut(x)
+        if not self.has_all:
+            yield from self._cut(self._unless_broken(self._stream.feed(z)))
 
     def end(self) -> Iterator[Tensor]:
         """`flush`, one piece at a time."""
-        _check_open(self._ended)
+        self._check_open()
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
         holds = self._fed * self._compression
         if self._num_frames is not None and self._num_frames > holds:
             raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
         self._ended = True
-        for x in self._stream.flush():
-            yield from self._cut(x)
+        if not self.has_all:
+            yield from self._cut(self._stream.flush())
 
-    def _cut(self, x: Tensor) -> Iterator[Tensor]:
-        rows, columns = self._target_size or x.shape[3:]
-        wanted = x.shape[2]
-        if self._num_frames is not None:
-            wanted = min(wanted, self._num_frames - self._given)
-        if wanted > 0:
+    @property
+    def has_all(self) -> bool:
+        """Whether it has given the `num_target_frames` that were asked for."""
+        return self._given == self._num_frames
+
+    def _cut(self, video: Iterator[Tensor]) -> Iterator[Tensor]:
+        for x in video:
+            rows, columns = self._target_size or x.shape[3:]
+            wanted = x.shape[2]
+            if self._num_frames is not None:
+                wanted = min(wanted, self._num_frames - self._given)
             self._given += wanted
-            yield x[:, :, :wanted, :rows, :columns]
-
-
-def _check_open(ended: bool) -> None:
-    if ended:
-        raise ValueError("the stream has ended, expected a new one for another clip")
+            yield contiguous(x[:, :, :wanted, :rows, :columns])
+            if self.has_all:
+                return
 
 
 def _check_sizes(sizes: tuple[int, ...], first: tuple[int, ...]) -> None:

@@ -6,8 +6,9 @@ the decoder, in network.py, work on `(b t c h w)`.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config
 from mg.models.tae.layers import Setting, SpatialConv
 from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
+from mg.models.tae.streaming import Row
 from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
 from mg.models.tae.values import check_holds, extended, generator, latents, target, video
@@ -28,6 +30,7 @@ from mg.models.tae.weights import (
     is_mindone,
     load_strictly,
     read_weights,
+    unwrapped,
     write_directory,
     write_weights,
 )
@@ -56,7 +59,8 @@ class TemporalAutoencoder(Module):
         compile: compile `encode`, `decode` and, on MindSpore, streams of small frames, for each
             size of video: MindSpore's graph mode
             (at `jit_level`), `torch.compile`, or on a GPU CUDA graphs; None: on MindSpore only.
-            What MindSpore's own functions load into the network later, its graphs do not see.
+            What is put into the network later, weights by MindSpore's own functions or other
+            layers, its graphs do not see.
         seed: of the initial weights; the same on both frameworks.
 
     Attributes:
@@ -116,26 +120,29 @@ class TemporalAutoencoder(Module):
         if arrays is not None:
             load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
         self._compiles, self._jit_level = backend.compiles(compile), jit_level
-        self._make_functions()
+        self._compiled = _Compiled()
 
-    def _make_functions(self):
-        """What `encode`, `decode` and streams call: functions of this network's weights."""
-        self._encode_tile, self._decode_tile = self.moments, self.pixels
-        self._encoder_rows, self._decoder_rows = [], []
+    def _functions(self) -> "_Functions":
+        """What `encode`, `decode` and streams call."""
+        if not self._compiles:
+            return _Functions(self.moments, self.pixels, self.encoder.rows, self.decoder.rows)
+        if self._compiled.functions is None:
+            self._compiled.functions = self._compile()
+        return self._compiled.functions
+
+    def _compile(self) -> "_Functions":
+        level = self._jit_level
+        encoder_rows, decoder_rows = [], []
         if self.streams_exactly:
-            self._encoder_rows, self._decoder_rows = self.encoder.rows(), self.decoder.rows()
-        if self._compiles:
-            level = self._jit_level
-            self._encode_tile = backend.compile(self.moments, jit_level=level)
-            self._decode_tile = backend.compile(self.pixels, jit_level=level)
-            for row in (*self._encoder_rows, *self._decoder_rows):
-                row.compile(lambda step: backend.compile_recurring(step, jit_level=level))
-
-    def __setstate__(self, state):
-        """Become a copy, whose compiled functions must not be the original's, of its weights."""
-        super().__setstate__(state)
-        if self._compiles:
-            self._make_functions()
+            encoder_rows, decoder_rows = self.encoder.rows(), self.decoder.rows()
+        for row in (*encoder_rows, *decoder_rows):
+            row.compile(lambda step: backend.compile_recurring(step, jit_level=level))
+        return _Functions(
+            backend.compile(self.moments, jit_level=level),
+            backend.compile(self.pixels, jit_level=level),
+            lambda: encoder_rows,
+            lambda: decoder_rows,
+        )
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike, **options) -> "TemporalAutoencoder":
@@ -178,7 +185,7 @@ class TemporalAutoencoder(Module):
 
     def _arrays(self):
         parameters = backend.named_parameters(self)
-        return {name: backend.to_numpy(parameter) for name, parameter in parameters.items()}
+        return unwrapped({name: backend.to_numpy(value) for name, value in parameters.items()})
 
     # The network as two functions of tensors: what graphs are compiled from.
 
@@ -193,7 +200,7 @@ class TemporalAutoencoder(Module):
     def features(self, z: Tensor) -> Tensor:
         """What the decoder's last layer reads, `(b 8t ch 8h 8w)` in the compute dtype, of latents
         z `(b z t h w)`; one frame only where all 8 are the same, those of a single latent."""
-        return self.decoder.features(self._decoder_input(z))
+        return self.decoder(self._decoder_input(z))
 
     def last_layer(self, features: Tensor) -> Tensor:
         """The video `(b c 8t 8h 8w)` of what `features` gives."""
@@ -235,10 +242,7 @@ class TemporalAutoencoder(Module):
 
     def sample(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The latents of `reconstruct`: (z, mean, logvar)."""
-        return self._sampled(self.moments(x), noise)
-
-    def _sampled(self, moments, noise):
-        mean, logvar = self.posterior(moments)
+        mean, logvar = self.posterior(self.moments(x))
         return mean + (0.5 * logvar).exp() * noise, mean, logvar
 
     # The interface.
@@ -290,7 +294,7 @@ class TemporalAutoencoder(Module):
         check_holds(num_target_frames, target_size, z, self.compression)
         x = self._in_pieces(self._decoding(), z)
         rows, columns = target_size or x.shape[3:]
-        return x[:, :, : num_target_frames or x.shape[2], :rows, :columns]
+        return backend.contiguous(x[:, :, : num_target_frames or x.shape[2], :rows, :columns])
 
     def encode_stream(
         self, chunks: Iterable[Tensor], sample: bool = True, *, seed: int | None = None
@@ -313,6 +317,8 @@ class TemporalAutoencoder(Module):
         stream = self.decoder_stream(num_target_frames, target_size)
         for chunk in chunks:
             yield from stream.take(chunk)
+            if stream.has_all:
+                return
         yield from stream.end()
 
     def encoder_stream(self, sample: bool = True, *, seed: int | None = None) -> EncodeStream:
@@ -405,12 +411,12 @@ class TemporalAutoencoder(Module):
 
     def _encoding(self) -> Direction:
         """The way from a video to its moments, in the tiles that are set."""
-        tiling = self._tiling or _WHOLE
+        tiling, functions = self._tiling or _WHOLE, self._functions()
         return Direction(
-            whole=self._encode_tile,
+            whole=functions.encode,
             enter=self._encoder_input,
             leave=self._moments_of,
-            rows=self._encoder_rows,
+            rows=functions.encoder_rows,
             coarseness=1,
             frames=tiling.encode_frames,
             overlap=tiling.encode_overlap,
@@ -420,12 +426,12 @@ class TemporalAutoencoder(Module):
 
     def _decoding(self) -> Direction:
         """The way from latents to a video, in the tiles that are set."""
-        tiling = self._tiling or _WHOLE
+        tiling, functions = self._tiling or _WHOLE, self._functions()
         return Direction(
-            whole=self._decode_tile,
+            whole=functions.decode,
             enter=self._decoder_input,
             leave=self._video_of,
-            rows=self._decoder_rows,
+            rows=functions.decoder_rows,
             coarseness=self.compression,
             frames=tiling.decode_frames,
             overlap=tiling.decode_overlap,
@@ -456,12 +462,12 @@ class TemporalAutoencoder(Module):
         self, moments: Tensor, rng: np.random.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(z, mean, logvar) of moments; z is the mean, or drawn by `rng` frame after frame."""
+        mean, logvar = map(backend.contiguous, self.posterior(moments))
         if rng is None:
-            mean, logvar = self.posterior(moments)
             return mean, mean, logvar
-        b, twice_z, t, h, w = moments.shape
-        noise = rng.standard_normal((t, b, twice_z // 2, h, w), dtype=np.float32)
-        return self._sampled(moments, backend.from_numpy(noise.transpose(1, 2, 0, 3, 4)))
+        b, z, t, h, w = mean.shape
+        noise = rng.standard_normal((t, b, z, h, w), dtype=np.float32).transpose(1, 2, 0, 3, 4)
+        return mean + (0.5 * logvar).exp() * backend.from_numpy(noise), mean, logvar
 
     def encodable(self, x: Tensor) -> Tensor:
         """x as a tensor, its height and width extended to what the encoder takes.
@@ -486,6 +492,23 @@ class TemporalAutoencoder(Module):
 
     def _in_pieces(self, direction, x):
         return by_slices(direction.in_tiles, x) if self.use_slicing else direction.in_tiles(x)
+
+
+class _Functions(NamedTuple):
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    encoder_rows: Callable[[], list[Row]]
+    decoder_rows: Callable[[], list[Row]]
+
+
+class _Compiled:
+    """Functions compiled of a network. A copy of it, or what is pickled, has none of them: it
+    compiles its own, of its own weights."""
+
+    functions: _Functions | None = None
+
+    def __reduce__(self):
+        return _Compiled, ()
 
 
 _WHOLE = Tiling(encode_frames=None, decode_frames=None, size=None)

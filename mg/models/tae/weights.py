@@ -21,7 +21,8 @@ Arrays = dict[str, np.ndarray]
 
 CONFIG_KEY = "tae_config"
 _UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints; never in a forward
-_PREFIX = re.compile(r"^(autoencoder\.|_backbone\.)+")  # of training wrappers
+# What wrappers for training, for several devices and of torch.compile put into names.
+_WRAPPERS = re.compile(r"^(autoencoder\.|_backbone\.|module\.)+|\b_orig_mod\.")
 
 
 PUBLISHED = {"small": Path(__file__).parents[2] / "assets" / "tae_small.safetensors"}
@@ -35,7 +36,7 @@ CLASS_NAME = "TemporalAutoencoder"
 def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
     """The arrays of a checkpoint by parameter name, and its config if it carries one.
 
-    Prefixes of training wrappers are stripped.
+    What wrappers put into the names is taken out.
 
     Args:
         path: a file, a directory that `write_directory` made, or as a string a name of PUBLISHED;
@@ -55,6 +56,8 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         arrays = backend.read_ckpt(str(path))
         stored = arrays.pop(CONFIG_KEY, None)
         text = None if stored is None else stored.astype(np.uint8).tobytes()
+        for name, array in arrays.items():
+            _check_kind(array.dtype, array.dtype.kind == "f", f"{path}: {name}")
     else:
         raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
     try:
@@ -63,10 +66,15 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         raise ValueError(f"{path}: its config is not JSON") from None
     if not isinstance(config, dict | None):
         raise ValueError(f"{path}: its config is {text!r}, expected an object")
-    bare = {_PREFIX.sub("", name): array for name, array in arrays.items()}
+    bare = unwrapped(arrays)
     if len(bare) < len(arrays):
-        raise ValueError(f"{path}: holds some weights twice, with a wrapper's prefix and without")
+        raise ValueError(f"{path}: holds some weights twice, with a wrapper's name and without")
     return bare, config
+
+
+def unwrapped(arrays: Arrays) -> Arrays:
+    """The arrays by their names without what wrappers put into these."""
+    return {_WRAPPERS.sub("", name): array for name, array in arrays.items()}
 
 
 def weights_file(path: str | os.PathLike) -> Path:
@@ -136,12 +144,16 @@ def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
 
 def _to_array(entry: dict, where: str) -> np.ndarray:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    if entry["dtype"] not in kinds:
-        raise ValueError(f"{where} is of type {entry['dtype']}, expected floating point")
+    _check_kind(entry["dtype"], entry["dtype"] in kinds, where)
     array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
     if entry["dtype"] == "BF16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32, copy=False).reshape(entry["shape"])
+
+
+def _check_kind(kind: object, is_known: bool, where: str) -> None:
+    if not is_known:
+        raise ValueError(f"{where} is of type {kind}, expected floating point")
 
 
 def write_weights(
@@ -195,6 +207,17 @@ def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
     if unused:
         logger.info("%s: dropped %d temb_proj arrays, which no forward uses", source, len(unused))
     arrays = {name: array for name, array in arrays.items() if name not in unused}
+    check_fit(parameters, arrays, source=source)
+    for name, parameter in parameters.items():
+        backend.assign(parameter, arrays[name])
+
+
+def check_fit(parameters: dict, arrays: Arrays, *, source: str) -> None:
+    """Raise unless the arrays have the parameters' names and shapes.
+
+    Raises:
+        ValueError: see `load_strictly`.
+    """
     problems = [
         f"{name}: the network has {tuple(parameter.shape)}, the file has "
         f"{arrays[name].shape if name in arrays else 'none'}"
@@ -210,8 +233,6 @@ def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
         raise ValueError(
             f"{source}: {len(problems)} parameters do not fit the network; {problems[0]}"
         )
-    for name, parameter in parameters.items():
-        backend.assign(parameter, arrays[name])
 
 
 def is_mindone(arrays: Arrays) -> bool:
@@ -222,6 +243,9 @@ def is_mindone(arrays: Arrays) -> bool:
 def infer_sizes(arrays: Arrays) -> dict:
     """The config keys that the shapes of a TAE's (spatial) weights tell.
 
+    Of each residual block of the encoder one convolution is looked at, so that the network which
+    the sizes make is no more than some times as large as the arrays.
+
     Raises:
         ValueError: the arrays are no TAE's.
     """
@@ -230,8 +254,8 @@ def infer_sizes(arrays: Arrays) -> dict:
         if name not in arrays:
             raise ValueError(f"not the weights of a TAE: there is no {name}")
         shape = arrays[name].shape
-        if len(shape) != 4 or min(shape) < 1:
-            raise ValueError(f"not the weights of a TAE: {name} is {shape}, expected (o c h w)")
+        if len(shape) != 4 or min(shape) < 1 or shape[2:] != (3, 3):
+            raise ValueError(f"not the weights of a TAE: {name} is {shape}, expected (o c 3 3)")
         return shape
 
     def count(pattern):
@@ -243,12 +267,22 @@ def infer_sizes(arrays: Arrays) -> dict:
         shape(f"encoder.down.{level}.block.0.conv1.conv_spat.weight")[0]
         for level in range(count(r"encoder\.down\.(\d+)\."))
     ]
+    num_res_blocks = count(r"encoder\.down\.0\.block\.(\d+)\.")
+    for level, width in enumerate(widths):
+        before = widths[level - 1] if level else ch
+        for block in range(num_res_blocks):
+            name = f"encoder.down.{level}.block.{block}.conv1.conv_spat.weight"
+            expected = (width, width if block else before, 3, 3)
+            if shape(name) != expected:
+                raise ValueError(
+                    f"not the weights of a TAE: {name} is {shape(name)}, expected {expected}"
+                )
     return {
         "in_channels": in_channels,
         "out_ch": shape("decoder.conv_out.conv_spat.weight")[0],
         "ch": ch,
         "ch_mult": [width // ch for width in widths],
-        "num_res_blocks": count(r"encoder\.down\.0\.block\.(\d+)\."),
+        "num_res_blocks": num_res_blocks,
         "z_channels": shape("decoder.conv_in.conv_spat.weight")[1],
         "use_quant_conv": "quant_conv.weight" in arrays,
         "use_post_quant_conv": "post_quant_conv.weight" in arrays,
