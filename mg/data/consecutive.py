@@ -65,4 +65,4 @@ def _frames(path: str | os.PathLike, image_size: int | None, stride: int) -> Gen
                 yield image if image_size is None else resize_and_crop(image, image_size)
             count += 1
         if count and (lost := missing(container, stream, clock)):
-            raise VideoError(f"{path}: its end is missing: {count} frames were read{lost}")
+            raise VideoError(f"{path}: {count} frames were read{lost}")

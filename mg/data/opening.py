@@ -11,6 +11,8 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 from PIL import Image
 
+from mg.data.pixels import say_once
+
 MAX_PIXELS = 8192 * 8192  # of one frame; twice 8K video. A header may claim any size.
 
 
@@ -64,6 +66,11 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
                 )
             # The size may also change on the way.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            if ("alpha_mode", "1") in (
+                (key.lower(), text) for key, text in stream.metadata.items()
+            ):
+                # FFmpeg's own decoders of VP8 and VP9 leave it out.
+                say_once(os.fspath(path), "its transparency is ignored, not composited on black")
             # Worker processes already share the cores, each with a file of its own.
             in_worker = multiprocessing.parent_process() is not None
             stream.thread_type = "NONE" if in_worker else "AUTO"

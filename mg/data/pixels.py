@@ -35,9 +35,9 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike)
     has_alpha, bits = _traits(frame.format.name)
     hdr = _HDR.get(frame.color_trc)
     if bits > 8:
-        _say_once(os.fspath(path), f"its {bits}-bit pixels are converted to 8 bits")
+        say_once(os.fspath(path), f"its {bits}-bit pixels are converted to 8 bits")
     if hdr is not None:
-        _say_once(
+        say_once(
             os.fspath(path), f"HDR ({hdr}) is taken as it is, without tone mapping: it looks flat"
         )
     # One thread: swscale would start a pool of its own for every frame.
@@ -79,7 +79,7 @@ def _on_black(image: np.ndarray, path: str | os.PathLike) -> np.ndarray:
     rgb, alpha = image[..., :3], image[..., 3:]
     if alpha.min() == 255:
         return np.ascontiguousarray(rgb)
-    _say_once(os.fspath(path), "its transparency is composited on black")
+    say_once(os.fspath(path), "its transparency is composited on black")
     return ((rgb.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
 
 
@@ -92,5 +92,6 @@ def _traits(pixel_format: str) -> tuple[bool, int]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _say_once(path: str, what: str) -> None:
+def say_once(path: str, what: str) -> None:
+    """Warn of something in a file, the first time."""
     logger.warning("%s: %s", path, what)

@@ -35,6 +35,11 @@ class Clock:
         self._count = 0
         self.start = self.end = self._latest = Fraction(0)
 
+    @property
+    def start_late(self) -> Fraction:
+        """By how much the first frame comes after the time at which the stream begins."""
+        return self.start - ((self._first_unit or 0) * self._unit - self._origin)
+
     def next(self, frame: av.VideoFrame) -> Fraction:
         stored = self._stored(frame)
         if self._count == 0:
@@ -66,7 +71,8 @@ class Clock:
 
 
 def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str:
-    """What was promised and did not come, in words; nothing if it is little."""
+    """What was promised and did not come, in words that go on after "frames were read"; nothing if
+    it is little."""
     promised, is_streams = promised_seconds(container, stream)
     got = clock.end - clock.start
     tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)
@@ -74,7 +80,9 @@ def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str
     is_told = is_streams or not container.streams.audio
     if promised - got <= tolerance or not is_told:
         return ""
-    return f", to second {float(got):.2f} of {float(promised):.2f}"
+    if clock.start_late > tolerance:  # it begins within a group of pictures, whose first is lost
+        return f", the first at second {float(clock.start_late):.2f}: its beginning is missing"
+    return f", to second {float(got):.2f} of {float(promised):.2f}: its end is missing"
 
 
 def promised_seconds(container: InputContainer, stream: VideoStream) -> tuple[Fraction, bool]:

@@ -88,9 +88,10 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fractio
     if count == 0:
         reason = f" ({faults[0]})" if faults else ""
         raise VideoError(f"{path}: holds no frame that can be decoded{reason}")
-    if lost or faults:
-        reason = f"damaged ({len(faults)}x {faults[0]})" if faults else "its end is missing"
-        logger.warning("%s: %d frames were read%s: %s", path, count, lost, reason)
+    if faults:
+        lost += f": damaged ({len(faults)}x {faults[0]})"
+    if lost:
+        logger.warning("%s: %d frames were read%s", path, count, lost)
 
 
 def _decoded(

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
@@ -14,7 +14,6 @@ from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
 from mg.evaluation.metrics import psnr, ssim
 from mg.evaluation.report import ReportWriter
-from mg.evaluation.report_video import Recording
 from mg.files import sha256
 from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
 from mg.inference.progress import frame_progress
@@ -42,20 +41,12 @@ def reconstruct(settings: Reconstruction) -> Scores:
             is written then.
     """
     check_apart(settings.target, settings.source, settings.ckpt_path)
-    if settings.report is not None:
-        check_apart(settings.report, settings.source, settings.ckpt_path, settings.target)
     check_output(settings.target, settings.codec)
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
     tae = load_network(settings)
-    if settings.report is None:
-        return _write(settings, tae, promised, fps, None)
-    with ReportWriter(settings.report) as report:
-        with report.video(Path(settings.source).name, fps) as shown:
-            scores = _write(settings, tae, promised, fps, shown)
-        checkpoint = weights_file(settings.ckpt_path)
-        report.write(asdict(settings), tae.config, checkpoint, sha256(checkpoint))
-    return scores
+    with ReportWriter(settings.report) if settings.report else nullcontext() as report:
+        return _write(settings, tae, promised, fps, report)
 
 
 def _write(
@@ -63,7 +54,7 @@ def _write(
     tae: TemporalAutoencoder,
     promised: int | None,
     fps: Fraction,
-    shown: Recording | None,
+    report: ReportWriter | None,
 ) -> Scores:
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
     chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
@@ -80,18 +71,23 @@ def _write(
         ) as writer,
         backend.no_grad(),
     ):
-        for chunk, frames in _reconstructed(tae, settings.source, chunks):
-            if settings.measure:
-                measured = {"psnr": psnr(chunk.frames, frames), "ssim": ssim(chunk.frames, frames)}
-                for key, values in measured.items():
-                    scores[key].append(values)
-                if shown is not None:
-                    shown.add(chunk.frames, frames, measured)
-            if settings.side_by_side:
-                frames = np.concatenate([chunk.frames, frames], axis=2)
-            for image, time in zip(frames, chunk.times, strict=True):
-                writer.write(image, time)
-            progress.update(len(frames))
+        with report.video(Path(settings.source).name, fps) if report else nullcontext() as shown:
+            for chunk, frames in _reconstructed(tae, settings.source, chunks):
+                if settings.measure:
+                    pair = chunk.frames, frames
+                    measured = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
+                    for key, values in measured.items():
+                        scores[key].append(values)
+                    if shown is not None:
+                        shown.add(*pair, measured)
+                if settings.side_by_side:
+                    frames = np.concatenate([chunk.frames, frames], axis=2)
+                for image, time in zip(frames, chunk.times, strict=True):
+                    writer.write(image, time)
+                progress.update(len(frames))
+        if report:  # before the video is in its place: there is none without its page
+            checkpoint = weights_file(settings.ckpt_path)
+            report.write(asdict(settings), tae.config, checkpoint, sha256(checkpoint))
     joined = {key: np.concatenate(values) if values else None for key, values in scores.items()}
     return Scores(writer.count, **joined)
 

@@ -35,7 +35,7 @@ def test_a_video_whose_end_is_missing_is_an_error(tmp_path, name):
     assert len(read(whole, 8)) == 50
     content = whole.read_bytes()
     (tmp_path / f"cut-{name}").write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(VideoError, match=r"its end is missing: \d+ frames were read, to second"):
+    with pytest.raises(VideoError, match=r"\d+ frames were read, to second .* its end is missing"):
         read(tmp_path / f"cut-{name}", 8)
 
 

@@ -91,7 +91,7 @@ def test_matroska_states_the_end_of_a_stream_and_not_its_length(tmp_path):
     ("seconds", "sound", "told"),
     [
         (2, 0, ""),  # less than a second is little
-        (3, 0, ", to second 1.00 of 3.00"),
+        (3, 0, ", to second 1.00 of 3.00: its end is missing"),
         (3, 3, ""),  # which may go on after the pictures
     ],
 )

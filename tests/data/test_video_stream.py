@@ -323,3 +323,41 @@ def test_times_that_stand_still_or_jump_absurdly_follow_the_frame_rate(tmp_path)
     _, times = read_all(tmp_path / "a.mkv")
     steps = np.diff([float(time) for time in times])
     assert ((steps > 0) & (steps < 1)).all()
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
+def test_a_file_that_begins_within_a_group_of_pictures_lacks_its_beginning(tmp_path, caplog, name):
+    write_moving(tmp_path / "a.mp4", "libx264", options={"g": "12", "bf": "0"})
+    with (
+        av.open(str(tmp_path / "a.mp4")) as source,
+        av.open(str(tmp_path / name), "w") as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number >= 4:
+                packet.stream = stream
+                target.mux(packet)
+    frames, _ = read_all(tmp_path / name)
+    assert len(frames) == 38
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        f"{tmp_path / name}: 38 frames were read, the first at second 0.32: its beginning"
+        in (said[-1])
+    )
+
+
+def test_a_stream_whose_transparency_is_not_decoded_is_told_of_once(tmp_path, caplog):
+    levels = np.arange(20, 240, 20)
+    with av.open(str(tmp_path / "a.webm"), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=10, options={"lossless": "1"})
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuva420p"
+        stream.metadata["alpha_mode"] = "1"  # as a tag; other writers have a field of the track
+        for level in levels:
+            image = np.full((32, 32, 4), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
+        container.mux(stream.encode())
+    for _ in range(2):
+        assert len(read_all(tmp_path / "a.webm")[0]) == len(levels)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{tmp_path / 'a.webm'}: its transparency is ignored, not composited on black"]

@@ -207,12 +207,14 @@ def test_a_report_shows_the_video_whose_scores_are_printed(tmp_path, checkpoint,
 def test_a_report_that_cannot_be_made_leaves_no_video(tmp_path, checkpoint, capsys):
     source, target = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video(source, waves(3, 16, 24), 10)
+    folder = tmp_path / "folder.html"
+    folder.mkdir()
     for options, message in (
-        ({"report": source}, "itself, expected"),
+        ({"report": source}, "expected the name of a page"),
         ({"report": tmp_path / "r.html", "measure": False}, "the report shows PSNR and SSIM"),
         ({"report": source / "r.html"}, "File exists"),
-        ({"report": target}, "itself, expected"),
-        ({"report": tmp_path}, "is a folder"),
+        ({"report": target}, "expected the name of a page"),
+        ({"report": folder}, "is a folder"),
     ):
         outcome = run(main, command("reconstruct", source, target, checkpoint, **options), capsys)
         assert (outcome.code, len(outcome.err)) == (2, 1), outcome
@@ -383,6 +385,23 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, checkpoint, capsys
             assert outcome.code == 2, outcome
             assert f"{out}: cannot be written: No space left on device" in outcome.err[-1]
             assert list(disk.iterdir()) == []
+
+
+@pytest.mark.once
+def test_where_there_is_no_room_for_the_page_there_is_no_video_either(
+    tmp_path, checkpoint, capsys, rng
+):
+    write_losslessly(tmp_path / "in.mkv", rng.integers(0, 256, (12, 64, 64, 3), np.uint8))
+    with small_disk(tmp_path / "disk", "60k") as disk:
+        options = {"report": disk / "page.html"}
+        args = command(
+            "reconstruct", tmp_path / "in.mkv", tmp_path / "out.mkv", checkpoint, **options
+        )
+        outcome = run(main, args, capsys)
+        assert outcome.code == 2, outcome
+        assert "cannot be written: No space left on device" in outcome.err[-1]
+        assert list(disk.iterdir()) == []
+    assert not (tmp_path / "out.mkv").exists()
 
 
 @pytest.mark.once
