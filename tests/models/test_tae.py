@@ -485,3 +485,16 @@ def test_values_little_out_of_range_are_warned_of_too(caplog):
     with caplog.at_level(logging.WARNING, logger="mg"):
         random_network({"ch_mult": [1, 2]}).encode(np.full((1, 3, 1, 8, 8), -1.01, np.float32))
     assert "reach 1.01 in size" in caplog.text
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="PyTorch's hooks")
+def test_hooks_on_encoder_and_decoder_are_called(tae):
+    called = []
+    hooks = [
+        part.register_forward_hook(lambda part, *_: called.append(part))
+        for part in (tae.encoder, tae.decoder)
+    ]
+    tae(VIDEO)
+    assert called == [tae.encoder, tae.decoder]
+    for hook in hooks:
+        hook.remove()
