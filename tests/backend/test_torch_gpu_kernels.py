@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 import torch.nn.functional as F  # noqa: E402
+from models.random_network import random_network, random_video  # noqa: E402
 
 from mg import backend  # noqa: E402
+from mg.backend import torch as torch_backend  # noqa: E402
 from mg.backend import torch_gpu_kernels as kernels  # noqa: E402
+from mg.backend import torch_kernels  # noqa: E402
 from mg.backend.shared import EPSILON, ZERO_FRAME, frame_table  # noqa: E402
 
 pytestmark = [
@@ -90,6 +94,54 @@ def test_temporal_convolution_and_its_gradients_are_those_of_float64(random, dty
     gradients = torch.autograd.grad(y, exact, dy.double())
     assert close(kernels.temporal_conv(x, weight, bias, table), y)
     assert all(map(close, kernels.temporal_conv_gradients(dy, x, weight, table), gradients))
+
+
+def outputs(dtype):
+    """Latents, video, streamed latents and gradients of a network that computes in `dtype`."""
+    network = random_network({"ch_mult": [1, 2]}, dtype=dtype)
+    video = random_video(1, 3, 5, 4, 8)
+    with backend.no_grad():
+        z, mean, _ = network.encode(video, seed=0)
+        given = [mean, network.decode(z, 5)]
+        streamed = [moments[1] for moments in network.encode_stream([video[:, :, :2], video])]
+    noise = backend.from_numpy(np.zeros(mean.shape, np.float32))
+
+    def loss(x):
+        reconstruction, z, _, logvar = network.reconstruct(x, noise)
+        return (reconstruction**2).mean() + (z**2).mean() + logvar.mean(), reconstruction
+
+    parameters = backend.named_parameters(network)
+    differentiate = backend.value_and_grad(loss, list(parameters.values()))
+    _, gradients = differentiate(backend.from_numpy(video))
+    given += [torch.cat(streamed, 2), *gradients]
+    return dict(zip(["mean", "video", "streamed", *parameters], given, strict=True))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there it is so anyway")
+@pytest.mark.parametrize(
+    ("dtype", "has_triton", "tolerance"),
+    [("fp32", True, 1e-4), ("fp32", False, 1e-4), ("fp16", True, 5e-2)],
+)
+def test_a_network_computes_on_a_gpu_what_it_does_on_a_cpu(
+    monkeypatch, dtype, has_triton, tolerance
+):
+    expected = outputs("fp32")
+    launched = []
+    for name in ("group_norm", "group_norm_gradients", "temporal_conv", "temporal_conv_gradients"):
+        kernel = getattr(kernels, name)
+        monkeypatch.setattr(
+            kernels, name, lambda *args, k=kernel, n=name: launched.append(n) or k(*args)
+        )
+    monkeypatch.setattr(torch_kernels, "torch_gpu_kernels", kernels, raising=False)
+    for module in (torch_kernels, torch_backend):
+        monkeypatch.setattr(module, "HAS_TRITON", has_triton)
+    # It is by this that operations tell where they are; kernels are interpreted.
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    found = outputs(dtype)
+    assert len(set(launched)) == (4 if dtype == "fp16" else 2 if has_triton else 0)
+    for name, value in expected.items():
+        scale = max(value.abs().max().item(), 1e-3)
+        assert (found[name] - value).abs().max() <= tolerance * scale, name
 
 
 COMPILE = """
