@@ -390,3 +390,32 @@ def test_colour_start_begins_with_the_colours_of_a_video(tmp_path):
         assert train.main(train_flags(videos, output, **options)) == 0
         first[start] = metrics_of(output)[0]["val/psnr"]
     assert first[True] > max(15, first[False] + 3)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_zoom": 4.0},
+        {"random_flip": True},
+        {"random_crop": True},
+        {"sample_stride": 2},
+        {"seed": 1},
+        {"mixed_strategy": "image_only"},
+    ],
+    ids=str,
+)
+def test_what_the_recipe_says_of_clips_reaches_them(tmp_path, change):
+    folder = write_dataset(tmp_path, num_frames=12, height=48, width=64)
+    options = {"num_frames": 4, "image_size": 8, "batch_size": 3, "num_workers": 0}
+    options |= {"max_zoom": 1.0, "random_flip": False, "random_crop": False, "sample_stride": 1}
+    options |= {"csv_path": str(folder / "videos.csv"), "video_folder": str(folder), "seed": 0}
+    options |= {"output_path": str(tmp_path / "run"), "perceptual_weight": 0}
+
+    def first(**changes):
+        recipe = Recipe(**{**options, **changes})
+        with trainer._batches(recipe, trainer.Progress()) as batches:
+            return next(iter(batches)).video
+
+    assert np.array_equal(first(), first())
+    assert not np.array_equal(first(), first(**change))

@@ -5,7 +5,16 @@ import math
 
 import numpy as np
 import pytest
-from cli.support import data_flags, flags, run, train_flags, waves, write_checkpoint, write_dataset
+from cli.support import (
+    TINY,
+    data_flags,
+    flags,
+    run,
+    train_flags,
+    waves,
+    write_checkpoint,
+    write_dataset,
+)
 from PIL import Image
 
 from mg import backend
@@ -14,7 +23,8 @@ from mg.data import to_uint8, write_video
 from mg.evaluation.metrics import psnr
 from mg.evaluation.score import judged_clip
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.training.validation import _summary
+from mg.training.recipe import Recipe
+from mg.training.validation import TILES, Validation, _summary
 
 from .test_resume import copy_run, lines_of
 
@@ -183,3 +193,32 @@ def test_fp16_trains_with_a_loss_scale_where_the_device_has_it(videos, tmp_path,
     assert lines[0]["loss_scale"] == 2**16
     assert lines[-1]["skipped_updates"] == 0
     assert lines[-1]["loss_scale"] <= 2**16
+
+
+@pytest.mark.once
+def test_videos_of_a_validation_come_from_a_folder_of_their_own(videos, tmp_path):
+    write_dataset(tmp_path, names=("d.mp4",), num_frames=3)
+    options = {"csv_path": str(videos / "videos.csv"), "video_folder": str(videos)}
+    options |= {"output_path": str(tmp_path / "run"), "perceptual_weight": 0, "image_size": 8}
+    options |= {"val_csv_path": str(tmp_path / "videos.csv"), "val_video_folder": str(tmp_path)}
+    tae = TemporalAutoencoder(config=TINY)
+    validation = Validation(Recipe(**options), tae, None)
+    assert validation.ceiling()["ceiling/psnr"] > 0
+    assert tae.tiling is None
+    Validation(Recipe(**options, val_num_frames=40), tae, None)
+    assert tae.tiling == TILES  # what training does not know, in time
+
+
+@pytest.mark.once
+def test_the_best_is_one_that_was_saved_even_where_training_makes_it_worse(
+    videos, start, tmp_path, capsys
+):
+    options = {"pretrained": start, "tae_config": {}, "learning_rate": 1.0, "train_steps": 2}
+    options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 6, "val_steps": 1}
+    output = tmp_path / "run"
+    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    scores = [line["val/psnr"] for line in lines_of(output) if "val/psnr" in line]
+    assert scores[0] == max(scores)
+    best = json.loads((output / "best.json").read_text())
+    assert best["psnr"] == max(scores[1:])
+    assert (output / best["weights"]).is_file()
