@@ -380,7 +380,7 @@ def copy(x, place=None):  # noqa: ARG001
 
 
 def contiguous(x):
-    return x  # tensors of MindSpore's are
+    return copy(x)
 
 
 # Differentiation, compilation

@@ -106,9 +106,6 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     try:
         with _interruptible():
             return command(args) or 0
-    except BrokenPipeError:  # who read our output, `head` say, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SOME_FAILED
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
@@ -121,6 +118,16 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what was printed, if anybody reads it: `head`, say, may have read enough."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

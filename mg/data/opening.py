@@ -66,10 +66,9 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
                 )
             # The size may also change on the way.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            if ("alpha_mode", "1") in (
-                (key.lower(), text) for key, text in stream.metadata.items()
-            ):
-                # FFmpeg's own decoders of VP8 and VP9 leave it out.
+            tags = {key.lower(): text for key, text in stream.metadata.items()}
+            if tags.get("alpha_mode") == "1" and stream.codec_context.name in ("vp8", "vp9"):
+                # FFmpeg's own decoders of these leave it out.
                 say_once(os.fspath(path), "its transparency is ignored, not composited on black")
             # Worker processes already share the cores, each with a file of its own.
             in_worker = multiprocessing.parent_process() is not None

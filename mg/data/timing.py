@@ -80,9 +80,16 @@ def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str
     is_told = is_streams or not container.streams.audio
     if promised - got <= tolerance or not is_told:
         return ""
-    if clock.start_late > tolerance:  # it begins within a group of pictures, whose first is lost
-        return f", the first at second {float(clock.start_late):.2f}: its beginning is missing"
-    return f", to second {float(got):.2f} of {float(promised):.2f}: its end is missing"
+    late = clock.start_late
+    if late <= tolerance:
+        return f", to second {float(got):.2f} of {float(promised):.2f}: its end is missing"
+    # It begins within a group of pictures, whose first is lost.
+    if promised - got - late <= tolerance:
+        return f", the first at second {float(late):.2f}: its beginning is missing"
+    return (
+        f", from second {float(late):.2f} to {float(late + got):.2f} of {float(promised):.2f}: its "
+        "beginning and its end are missing"
+    )
 
 
 def promised_seconds(container: InputContainer, stream: VideoStream) -> tuple[Fraction, bool]:

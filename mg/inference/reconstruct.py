@@ -41,6 +41,8 @@ def reconstruct(settings: Reconstruction) -> Scores:
             is written then.
     """
     check_apart(settings.target, settings.source, settings.ckpt_path)
+    if settings.report is not None:
+        check_apart(settings.report, settings.source, settings.ckpt_path, settings.target)
     check_output(settings.target, settings.codec)
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "tae.safetensors"
 _SUMS = "SHA256SUMS"
 _NAME = re.compile(r"step_(\d+)")
+_REMAINS = re.compile(r"\.(step_\d+|recipe|metrics|best|tae)-\w{7,8}\.part(\.\w+)?")
+_SAFETENSORS = re.compile(r"\.tmp\w{6}")  # which safetensors renames when all is written
 
 
 @dataclass
@@ -116,14 +118,25 @@ def check_checkpoint(path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; damaged ones are warned of and passed over."""
-    for path in reversed(list_checkpoints(folder)):
+    """The newest whole checkpoint; damaged ones are warned of and passed over.
+
+    Raises:
+        ValueError: there are some, and none is whole.
+        OSError: one cannot be read, which does not prove it damaged.
+    """
+    found = list_checkpoints(folder)
+    for path in reversed(found):
         try:
             check_checkpoint(path)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             logger.warning("%s; trying the checkpoint before", error)
             continue
         return path
+    if found:
+        raise ValueError(
+            f"{folder}: none of its {len(found)} checkpoints is whole; move them away to begin "
+            "anew, or choose another output_path"
+        )
     return None
 
 
@@ -162,12 +175,14 @@ def delete_checkpoint(path: Path) -> None:
 
 
 def clear_remains(folder: Path) -> None:
-    """Delete what a killed process left half written or half deleted."""
-    # The second is a file that safetensors renames when all is written.
-    for path in (*folder.glob(".*.part*"), *folder.glob(".tmp??????")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+    """Delete what a killed run left half written or half deleted, and nothing of others'."""
+    for path in list(_entries(folder)):
+        if _REMAINS.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        elif _SAFETENSORS.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -187,7 +187,7 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
     changes = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
     changes.pop("output_path", None)  # the directory may have been moved
     broken = [key for key in _FIXED if key in changes]
-    broken += [key for key in _SWITCHES if key in changes and 0 in map(float, changes[key])]
+    broken += [key for key in _SWITCHES if key in changes and not all(changes[key])]
     if broken:
         listed = "; ".join(f"{key} was {before[key]!r} and is {now[key]!r}" for key in broken)
         raise ValueError(
@@ -205,5 +205,5 @@ _AT_LEAST = {
     "max_skipped_updates val_steps disc_weight disc_start",
     1e-30: "optim_eps",  # with 0, a weight without a gradient becomes NaN
 }
-_FIXED = ("tae_config", "colour_start", "pretrained", "seed", "disc_ndf", "disc_layers")
-_SWITCHES = ("ema_decay", "disc_weight")  # may change, but not from or to 0
+_FIXED = ("tae_config", "colour_start", "seed", "disc_ndf", "disc_layers")
+_SWITCHES = ("ema_decay", "disc_weight", "pretrained")  # may change, but not from or to nothing

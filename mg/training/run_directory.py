@@ -58,8 +58,6 @@ class RunDirectory:
         found = None
         if ranks.is_first() and self.path.is_dir():
             self._take_lock()
-            for folder in (self.path, self.path / "validation", self._checkpoints):
-                clear_remains(folder)
             found = newest_checkpoint(self._checkpoints)
         name = ranks.gather(found and found.name)[0]
         self.start = self.start_weights = None
@@ -83,6 +81,8 @@ class RunDirectory:
         if not ranks.is_first():
             return
         self._take_lock()
+        for folder in (self.path, self.path / "validation", self._checkpoints):
+            clear_remains(folder)
         delete_newer(self._checkpoints, step)
         with atomic_path(self.path / "recipe.yaml") as temporary:
             temporary.write_text(self._recipe.to_yaml())
@@ -131,7 +131,7 @@ class RunDirectory:
 
         Args:
             arrays: by file, then by name.
-            state: numbers; its "progress" has "best", {"step", "psnr", "weights"} or None.
+            state: numbers; its "progress" has "best", see `Progress`, or None.
             config: of the TAE.
 
         Raises:

@@ -40,7 +40,7 @@ class Progress:
         videos: fingerprint of the list of videos in which `items` counts.
         measured: fingerprint of what is validated with, in whose terms are
         ceiling: what `Validation.ceiling` gave before training, and
-        best: {"step", "psnr", "weights"} of the best validation.
+        best: {"step", "psnr", "weights", "videos"} of the best validation.
     """
 
     step: int = 0
@@ -55,7 +55,7 @@ class Progress:
         for name in ("step", "batches", "items"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"its {name} is {getattr(self, name)!r}")
-        if self.best is not None and self.best.keys() != {"step", "psnr", "weights"}:
+        if self.best is not None and not {"step", "psnr", "weights"} <= self.best.keys():
             raise ValueError(f"its best is {self.best!r}")
 
 
@@ -103,6 +103,8 @@ class Trainer:
             )
         )
         stack.enter_context(logging_redirect_tqdm())
+        if self.step > recipe.train_steps:
+            logger.warning("%d updates were done already, more than train_steps", self.step)
         if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info("the first step of each size compiles the network: on a CPU, minutes")
 
@@ -173,11 +175,15 @@ class Trainer:
         numbers, picture = self._validation(self._update)
         weights = "ema" if self._update.has_average else "tae"
         psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
-        best = self._progress.best["psnr"] if self._progress.best else -math.inf
-        improved = self.step > 0 and not self.skipping and psnr > best
+        best = self._progress.best
+        # Over fewer videos than before, since one cannot be read, a PSNR does not compare.
+        reached = (numbers["val/videos"], psnr)
+        before = (best.get("videos", reached[0]), best["psnr"]) if best else (0, -math.inf)
+        improved = self.step > 0 and not self.skipping and not math.isnan(psnr) and reached > before
         if improved:
             path = f"checkpoints/step_{self.step}/{weights}.safetensors"
             self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}
+            self._progress.best["videos"] = reached[0]
         seconds = time.perf_counter() - began
         ceiling = self._progress.ceiling or {}
         self.run.log(self.step, {**numbers, **ceiling, "val/seconds": seconds})

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 Reconstruct = Callable[[backend.Tensor], backend.Tensor]
 
-TILES = Tiling(size=None)
-TILE_FRAMES = 32  # of those
+TILE_FRAMES = 32
+TILES = Tiling(encode_frames=TILE_FRAMES, decode_frames=TILE_FRAMES, size=None)
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 
 
@@ -57,10 +57,10 @@ class Validation:
             Under "val/" and, of the average, "val_ema/": means over videos of "psnr" (dB), "ssim"
             and, where the run has LPIPS weights, "lpips", each a mean over frames; of PSNR also
             "psnr_first" and "psnr_last", of those frames alone, and "psnr_seams", of the frames
-            at which tiles meet, where there are any. And, in the first process, a picture uint8
-            `(h w 3)` with a row for each of the first videos: its middle frame, the
-            reconstruction of it, and that of the average. A mean is NaN where a reconstruction
-            is not finite, that of a network which has diverged.
+            at which tiles meet, where there are any; "videos", how many could be read. And, in the
+            first process, a picture uint8 `(h w 3)` with a row for each of its first videos: the
+            middle frame, the reconstruction of it, and that of the average. A mean is NaN where a
+            reconstruction is not finite, that of a network which has diverged.
 
         Raises:
             ValueError: no video can be read.
@@ -102,7 +102,7 @@ class Validation:
         rows = [row for share in ranks.gather(rows) for row in share]
         if not rows:
             raise self._unreadable()
-        return _means(rows), pictures
+        return {**_means(rows), "videos": len(rows)}, pictures
 
     def _clip(self, path: Path) -> tuple[np.ndarray, int] | None:
         """`judged_clip` of a video, or None, with a warning, where it cannot be read."""

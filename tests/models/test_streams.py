@@ -9,7 +9,7 @@ import pytest
 
 from mg import backend
 from mg.backend import to_numpy
-from mg.models.tae import layers
+from mg.models.tae import layers, streams
 from mg.models.tae.piecewise import STAGE_FRAMES
 from mg.models.tae.tae import Tiling
 
@@ -329,7 +329,21 @@ def test_a_stream_that_could_not_compute_a_piece_does_not_go_on_without_it():
             stream.feed(piece)
 
 
-def out_of_memory(x, kept, ends):
+def test_nor_does_one_whose_results_could_not_be_given(monkeypatch):
+    network = random_network(SHALLOW)
+    pieces = random_video(1, 3, 200, 4, 4), random_video(1, 4, 100, 2, 2)
+    for make, piece in zip((network.encoder_stream, network.decoder_stream), pieces, strict=True):
+        with monkeypatch.context() as patch:
+            for module in (streams, backend):
+                patch.setattr(module, "contiguous", out_of_memory)
+            stream = make()
+            with pytest.raises(MemoryError):
+                stream.feed(piece)
+        with pytest.raises(ValueError, match="the stream has ended, or failed, expected a new"):
+            stream.feed(piece)
+
+
+def out_of_memory(*_):
     raise MemoryError
 
 
@@ -346,12 +360,13 @@ def test_when_it_has_all_frames_that_were_asked_for_a_stream_takes_no_more_laten
     network = random_network(config)
     taken = []
 
-    def endless():
-        while True:
-            taken.append(random_video(1, 4, 2, 2, 2, seed=len(taken)))
+    def many():
+        for seed in range(30):
+            taken.append(random_video(1, 4, 2, 2, 2, seed=seed))
             yield taken[-1]
+        pytest.fail("it took all")
 
-    with contextlib.closing(network.decode_stream(endless(), 11)) as stream:
+    with contextlib.closing(network.decode_stream(many(), 11)) as stream:
         video = joined(stream)
     expected = network.decode(np.concatenate(taken, axis=2)) if config is SHALLOW else None
     assert video.shape[2] == 11

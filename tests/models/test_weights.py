@@ -150,7 +150,7 @@ def test_weights_of_another_network_are_an_error_that_names_the_file(tmp_path):
 
 
 def test_prefixes_of_training_wrappers_are_stripped(tmp_path, network, arrays):
-    for prefix in ("autoencoder.", "_backbone.", "autoencoder._backbone."):
+    for prefix in ("autoencoder.", "autoencoder._backbone.", "_orig_mod.module.", "module."):
         wrapped = {f"{prefix}{name}": array for name, array in arrays.items()}
         path = save_raw(tmp_path / "a.safetensors", wrapped, tae_config=json.dumps(network.config))
         read, config = read_weights(path)
@@ -222,6 +222,23 @@ def test_a_small_file_of_what_would_be_a_large_network_is_refused_at_once(tmp_pa
         path = save_raw(tmp_path / "a.safetensors", changed)
         with pytest.raises(ValueError, match=r"is \(2048, 1, 1, 1\), expected \(o c 3 3\)"):
             TemporalAutoencoder(path)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("encoder.down.0.block.0.conv1", (1024, 8, 3, 3)),
+        ("encoder.down.1.block.0.conv2", (16, 2, 3, 3)),
+        ("decoder.conv_in", (1, 4000, 3, 3)),
+        ("encoder.conv_out", (1, 1, 3, 3)),
+    ],
+)
+def test_sizes_that_contradict_one_another_are_refused_at_once(tmp_path, arrays, name, shape):
+    changed = {**arrays, f"{name}.conv_spat.weight": np.zeros(shape, np.float32)}
+    path = save_raw(tmp_path / "a.safetensors", changed)
+    with pytest.raises(ValueError, match=r"not the weights of a TAE: .* expected \("):
+        TemporalAutoencoder(path)
 
 
 # Damaged files

@@ -192,9 +192,13 @@ def test_a_run_that_is_done_does_nothing_more(videos, uninterrupted, tmp_path):
 @pytest.mark.once
 def test_what_a_killed_run_left_half_written_is_cleared(videos, uninterrupted, tmp_path, capsys):
     output = copy_run(uninterrupted, tmp_path / "run")
-    (output / "checkpoints" / ".step_12-abc.part").mkdir()
-    (output / "checkpoints" / ".step_12-abc.part" / "tae.safetensors").touch()
-    for name in (".tae-abc.part.safetensors", ".tmpAbc123", "validation/.step_12-abc.part.png"):
+    (output / "checkpoints" / ".step_12-abcd1234.part").mkdir()
+    (output / "checkpoints" / ".step_12-abcd1234.part" / "tae.safetensors").touch()
+    for name in (
+        ".tae-abcd1234.part.safetensors",
+        ".tmpAbc123",
+        "validation/.step_12-abc.part.png",
+    ):
         (output / name).touch()
     assert run(train.main, full_flags(videos, output), capsys).code == 0
     assert [path.name for path in output.rglob(".*")] == [".lock"]
@@ -276,6 +280,52 @@ def test_a_damaged_line_of_the_metrics_is_dropped_alone(
     kept = path.read_bytes().splitlines(keepends=True)
     assert kept[: len(others) + 1] == [first, *others]
     assert "metrics.jsonl: line 2 is damaged, and dropped" in caplog.text
+
+
+@pytest.mark.once
+def test_where_no_checkpoint_is_whole_nothing_is_deleted(videos, uninterrupted, tmp_path, capsys):
+    output = copy_run(uninterrupted, tmp_path / "run")
+    for path in list_checkpoints(output / "checkpoints"):
+        truncate(path / "tae.safetensors")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    outcome = run(train.main, full_flags(videos, output), capsys)
+    assert (outcome.code, "checkpoints is whole" in outcome.err[-1]) == (2, True)
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+@pytest.mark.once
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(uninterrupted, tmp_path):
+    folder = copy_run(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    (folder / "step_12" / "state.json").unlink()
+    (folder / "step_12" / "state.json").symlink_to("/proc/self/mem")  # a file, EIO when it is read
+    with pytest.raises(OSError):
+        newest_checkpoint(folder)
+
+
+@pytest.mark.once
+def test_what_others_keep_in_the_directory_stays(videos, tmp_path, capsys):
+    output = tmp_path / "run"
+    others = [
+        output / ".tmp-cache" / "a",
+        output / ".my.partials" / "b",
+        output / ".tmpabcdef" / "c",
+    ]
+    others += [output / "checkpoints" / ".eggs.part" / "d", output / "notes.txt"]
+    ours = [output / ".tmp123456", output / ".metrics-a1b2c3d4.part.jsonl"]
+    ours += [output / "checkpoints" / ".step_3-a1b2c3d4.part" / "e"]
+    for path in (*others, *ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    missing = train_flags(tmp_path, output)
+    assert run(train.main, missing, capsys).code == 2
+    assert all(path.exists() for path in (*others, *ours))
+    assert run(train.main, train_flags(videos, output), capsys).code == 0
+    assert all(path.exists() for path in others)
+    assert not any(path.exists() for path in ours)
+    (output / "checkpoints" / "step_500").mkdir()
+    shutil.rmtree(output / "checkpoints" / "step_2")
+    assert run(train.main, train_flags(videos, output), capsys).code == 2
+    assert (output / "checkpoints" / "step_500").exists()
 
 
 # Changed; which framework trains does not matter

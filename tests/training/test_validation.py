@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -222,3 +223,26 @@ def test_the_best_is_one_that_was_saved_even_where_training_makes_it_worse(
     best = json.loads((output / "best.json").read_text())
     assert best["psnr"] == max(scores[1:])
     assert (output / best["weights"]).is_file()
+
+
+@pytest.mark.once
+def test_a_validation_over_fewer_videos_is_never_the_best(videos, start, tmp_path, capsys):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    options = {"pretrained": start, "tae_config": {}, "learning_rate": 0, "keep_checkpoints": 1}
+    options |= {"val_csv_path": folder / "videos.csv", "val_video_folder": folder}
+    options |= {"val_num_frames": 6, "val_steps": 1}
+    output = tmp_path / "run"
+    read = []
+    for step, hidden in ((1, None), (2, "a.mp4"), (3, None)):
+        if hidden:
+            (folder / hidden).rename(folder / "hidden")
+        args = train_flags(videos, output, train_steps=step, **options)
+        assert run(train.main, args, capsys).code == 0
+        if hidden:
+            (folder / "hidden").rename(folder / hidden)
+        read.append(json.loads((output / "best.json").read_text()))
+    assert [best["step"] for best in read] == [1, 1, 1]
+    assert read[0]["videos"] == 3
+    lines = [line for line in lines_of(output) if "val/videos" in line]
+    assert [line["val/videos"] for line in lines] == [3, 3, 2, 3]
+    assert lines[2]["val/psnr"] > lines[1]["val/psnr"]

@@ -4,7 +4,7 @@ Axes: b batch, c channels, z latent channels, t frames, h height, w width.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ class Stream(Protocol):
         ...
 
 
+Piece = TypeVar("Piece", Tensor, Latents)
+
+
 class _Clip:
     """What both streams know of their clip."""
 
@@ -36,7 +39,7 @@ class _Clip:
         if self._ended:
             raise ValueError("the stream has ended, or failed, expected a new one for another clip")
 
-    def _unless_broken(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _unless_broken(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         """The pieces. One that cannot be computed ends the stream: its frames would be missing."""
         try:
             yield from pieces
@@ -101,11 +104,10 @@ class EncodeStream(_Clip):
         x = self._check(x)
         sizes = (*shape[:2], *shape[3:])  # before they are extended
         if self._sizes is None:
-            self._sizes = sizes
             self._stream = self._open(*x.shape[3:])
+            self._sizes = sizes
         _check_sizes(sizes, self._sizes)
-        for moments in self._unless_broken(self._stream.feed(x)):
-            yield self._draw(moments)
+        yield from self._unless_broken(map(self._draw, self._stream.feed(x)))
 
     def end(self) -> Iterator[Latents]:
         """`flush`, one piece at a time."""
@@ -113,8 +115,7 @@ class EncodeStream(_Clip):
         if self._sizes is None:
             raise ValueError("the video holds no frame")
         self._ended = True
-        for moments in self._stream.flush():
-            yield self._draw(moments)
+        yield from map(self._draw, self._stream.flush())
 
 
 class DecodeStream(_Clip):
@@ -174,12 +175,12 @@ class DecodeStream(_Clip):
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
             check_holds(None, self._target_size, z, self._compression)
-            self._sizes = sizes
             self._stream = self._open(*sizes[2:])
+            self._sizes = sizes
         _check_sizes(sizes, self._sizes)
         self._fed += z.shape[2]
         if not self.has_all:
-            yield from self._cut(self._unless_broken(self._stream.feed(z)))
+            yield from self._unless_broken(self._cut(self._stream.feed(z)))
 
     def end(self) -> Iterator[Tensor]:
         """`flush`, one piece at a time."""

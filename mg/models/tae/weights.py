@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 CONFIG_KEY = "tae_config"
 _UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints; never in a forward
 # What wrappers for training, for several devices and of torch.compile put into names.
-_WRAPPERS = re.compile(r"^(autoencoder\.|_backbone\.|module\.)+|\b_orig_mod\.")
+_WRAPPERS = re.compile(r"^(autoencoder\.|_backbone\.|module\.|_orig_mod\.)+|\b_orig_mod\.")
 
 
 PUBLISHED = {"small": Path(__file__).parents[2] / "assets" / "tae_small.safetensors"}
@@ -243,8 +243,8 @@ def is_mindone(arrays: Arrays) -> bool:
 def infer_sizes(arrays: Arrays) -> dict:
     """The config keys that the shapes of a TAE's (spatial) weights tell.
 
-    Of each residual block of the encoder one convolution is looked at, so that the network which
-    the sizes make is no more than some times as large as the arrays.
+    Of each residual block of the encoder both convolutions are looked at, so that the network
+    which the sizes make is no more than some times as large as the arrays.
 
     Raises:
         ValueError: the arrays are no TAE's.
@@ -268,22 +268,33 @@ def infer_sizes(arrays: Arrays) -> dict:
         for level in range(count(r"encoder\.down\.(\d+)\."))
     ]
     num_res_blocks = count(r"encoder\.down\.0\.block\.(\d+)\.")
+    out_channels = shape("decoder.conv_out.conv_spat.weight")[0]
+    z_channels = shape("decoder.conv_in.conv_spat.weight")[1]
+    expected = {"decoder.conv_in.conv_spat.weight": (*widths[-1:], z_channels, 3, 3)}
+    expected["encoder.conv_out.conv_spat.weight"] = (2 * z_channels, *widths[-1:], 3, 3)
     for level, width in enumerate(widths):
-        before = widths[level - 1] if level else ch
         for block in range(num_res_blocks):
-            name = f"encoder.down.{level}.block.{block}.conv1.conv_spat.weight"
-            expected = (width, width if block else before, 3, 3)
-            if shape(name) != expected:
-                raise ValueError(
-                    f"not the weights of a TAE: {name} is {shape(name)}, expected {expected}"
-                )
+            name = f"encoder.down.{level}.block.{block}"
+            before = width if block else widths[level - 1] if level else ch
+            expected[f"{name}.conv1.conv_spat.weight"] = (width, before, 3, 3)
+            expected[f"{name}.conv2.conv_spat.weight"] = (width, width, 3, 3)
+    for name, sizes in expected.items():
+        if shape(name) != sizes:
+            raise ValueError(f"not the weights of a TAE: {name} is {shape(name)}, expected {sizes}")
+    for name, channels in (("quant_conv", 2 * z_channels), ("post_quant_conv", z_channels)):
+        array = arrays.get(f"{name}.weight")
+        if array is not None and array.shape != (channels, channels, 1, 1):
+            raise ValueError(
+                f"not the weights of a TAE: {name}.weight is {array.shape}, expected "
+                f"({channels}, {channels}, 1, 1)"
+            )
     return {
         "in_channels": in_channels,
-        "out_ch": shape("decoder.conv_out.conv_spat.weight")[0],
+        "out_ch": out_channels,
         "ch": ch,
         "ch_mult": [width // ch for width in widths],
         "num_res_blocks": num_res_blocks,
-        "z_channels": shape("decoder.conv_in.conv_spat.weight")[1],
+        "z_channels": z_channels,
         "use_quant_conv": "quant_conv.weight" in arrays,
         "use_post_quant_conv": "post_quant_conv.weight" in arrays,
     }
