@@ -197,7 +197,7 @@ def test_what_a_killed_run_left_half_written_is_cleared(videos, uninterrupted, t
     for name in (
         ".tae-abcd1234.part.safetensors",
         ".tmpAbc123",
-        "validation/.step_12-abc.part.png",
+        "validation/.step_12-abcd1234.part.png",
     ):
         (output / name).touch()
     assert run(train.main, full_flags(videos, output), capsys).code == 0
