@@ -50,8 +50,13 @@ def _read(path: str) -> dict:
         return {name: tensor.contiguous().numpy() for name, tensor in kept.items()}
     # TypeError: of bf16, which numpy does not have.
     except (
-        *(pickle.UnpicklingError, EOFError, RuntimeError, AttributeError, TypeError),
-        *(ValueError, OSError),
+        pickle.UnpicklingError,
+        EOFError,
+        RuntimeError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
         raise ValueError(f"{path}: not a PyTorch file of tensors ({reason})") from None

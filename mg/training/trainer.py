@@ -182,8 +182,8 @@ class Trainer:
         improved = self.step > 0 and not self.skipping and not math.isnan(psnr) and reached > before
         if improved:
             path = f"checkpoints/step_{self.step}/{weights}.safetensors"
-            self._progress.best = {"step": self.step, "psnr": psnr, "weights": path}
-            self._progress.best["videos"] = reached[0]
+            best = {"step": self.step, "psnr": psnr, "weights": path, "videos": reached[0]}
+            self._progress.best = best
         seconds = time.perf_counter() - began
         ceiling = self._progress.ceiling or {}
         self.run.log(self.step, {**numbers, **ceiling, "val/seconds": seconds})

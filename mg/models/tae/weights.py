@@ -254,40 +254,41 @@ def infer_sizes(arrays: Arrays) -> dict:
         if name not in arrays:
             raise ValueError(f"not the weights of a TAE: there is no {name}")
         shape = arrays[name].shape
-        if len(shape) != 4 or min(shape) < 1 or shape[2:] != (3, 3):
-            raise ValueError(f"not the weights of a TAE: {name} is {shape}, expected (o c 3 3)")
+        if len(shape) != 4 or min(shape) < 1:
+            raise ValueError(f"not the weights of a TAE: {name} is {shape}, expected (o c h w)")
         return shape
 
     def count(pattern):
         found = (re.match(pattern, name) for name in arrays)
         return len({match[1] for match in found if match})
 
-    ch, in_channels = shape("encoder.conv_in.conv_spat.weight")[:2]
-    widths = [
-        shape(f"encoder.down.{level}.block.0.conv1.conv_spat.weight")[0]
-        for level in range(count(r"encoder\.down\.(\d+)\."))
-    ]
+    def spatial(name):
+        return f"{name}.conv_spat.weight"
+
+    ch, in_channels = shape(spatial("encoder.conv_in"))[:2]
+    out_channels = shape(spatial("decoder.conv_out"))[0]
+    z_channels = shape(spatial("decoder.conv_in"))[1]
+    num_levels = max(1, count(r"encoder\.down\.(\d+)\."))
     num_res_blocks = count(r"encoder\.down\.0\.block\.(\d+)\.")
-    out_channels = shape("decoder.conv_out.conv_spat.weight")[0]
-    z_channels = shape("decoder.conv_in.conv_spat.weight")[1]
-    expected = {"decoder.conv_in.conv_spat.weight": (*widths[-1:], z_channels, 3, 3)}
-    expected["encoder.conv_out.conv_spat.weight"] = (2 * z_channels, *widths[-1:], 3, 3)
-    for level, width in enumerate(widths):
+    levels = [f"encoder.down.{level}.block" for level in range(num_levels)]
+    widths = [shape(spatial(f"{level}.0.conv1"))[0] for level in levels]
+    expected = {
+        spatial("encoder.conv_in"): (ch, in_channels, 3, 3),
+        spatial("encoder.conv_out"): (2 * z_channels, widths[-1], 3, 3),
+        spatial("decoder.conv_in"): (widths[-1], z_channels, 3, 3),
+        spatial("decoder.conv_out"): (out_channels, widths[0], 3, 3),
+    }
+    for level, before, width in zip(levels, [ch, *widths[:-1]], widths, strict=True):
         for block in range(num_res_blocks):
-            name = f"encoder.down.{level}.block.{block}"
-            before = width if block else widths[level - 1] if level else ch
-            expected[f"{name}.conv1.conv_spat.weight"] = (width, before, 3, 3)
-            expected[f"{name}.conv2.conv_spat.weight"] = (width, width, 3, 3)
+            into = width if block else before
+            expected[spatial(f"{level}.{block}.conv1")] = (width, into, 3, 3)
+            expected[spatial(f"{level}.{block}.conv2")] = (width, width, 3, 3)
+    for name, channels in (("quant_conv", 2 * z_channels), ("post_quant_conv", z_channels)):
+        if f"{name}.weight" in arrays:
+            expected[f"{name}.weight"] = (channels, channels, 1, 1)
     for name, sizes in expected.items():
         if shape(name) != sizes:
             raise ValueError(f"not the weights of a TAE: {name} is {shape(name)}, expected {sizes}")
-    for name, channels in (("quant_conv", 2 * z_channels), ("post_quant_conv", z_channels)):
-        array = arrays.get(f"{name}.weight")
-        if array is not None and array.shape != (channels, channels, 1, 1):
-            raise ValueError(
-                f"not the weights of a TAE: {name}.weight is {array.shape}, expected "
-                f"({channels}, {channels}, 1, 1)"
-            )
     return {
         "in_channels": in_channels,
         "out_ch": out_channels,
