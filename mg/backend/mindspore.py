@@ -14,7 +14,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mindspore as ms
@@ -24,8 +24,8 @@ from mindspore.common.api import _no_grad
 from mindspore.ops.primitive import constexpr
 
 from mg.backend import shared
-from mg.backend.mindspore_kernels import GroupNorm, on_cpu, reduce_sum
-from mg.backend.shared import ZERO_FRAME, frame_table
+from mg.backend.mindspore_kernels import Frames, GroupNorm, on_cpu, reduce_sum
+from mg.backend.shared import frame_table
 
 __all__ = [
     "AdamW",
@@ -110,7 +110,7 @@ _DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 # Devices, tensors, parameters
 
 
-def set_device(target: str) -> None:
+def set_device(target: str, *, exact: bool = True) -> None:
     if target not in ("CPU", "Ascend", "auto"):
         raise ValueError(f"device_target is {target!r}, expected one of CPU, Ascend, auto")
     if target not in ("auto", ms.get_context("device_target")):  # else, it may run already
@@ -119,6 +119,9 @@ def set_device(target: str) -> None:
         except (RuntimeError, ValueError) as error:
             reason = _first_line(error)
             raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
+    if exact and not on_cpu():
+        with suppress(RuntimeError):  # it was chosen already
+            ms.device_context.ascend.op_precision.conv_allow_hf32(False)
     if not _is_rank():  # which must not compute before it has joined the others
         _rest_while_waiting()
 
@@ -245,15 +248,12 @@ def upsample_conv2d(x, weight, bias):
     return ops.bias_add(y, ops.cast(bias, x.dtype)).reshape(b, t, out_channels, 2 * h, 2 * w)
 
 
-@constexpr
-def _zeros(length):
-    return Tensor(np.zeros(length), ms.int32)
+_frames_of = Frames()
 
 
 @constexpr
-def _frame_index(num_frames, taps, stride, upsample, padding, begins, ends):
-    """The frame table as a tensor; zeros stand behind the last frame."""
-    table = frame_table(
+def _table(num_frames, taps, stride, upsample, padding, begins, ends):
+    return frame_table(
         num_frames,
         taps,
         stride=stride,
@@ -262,17 +262,13 @@ def _frame_index(num_frames, taps, stride, upsample, padding, begins, ends):
         begins=begins,
         ends=ends,
     )
-    return Tensor([num_frames if frame == ZERO_FRAME else frame for frame in table], ms.int32)
 
 
 def _tap_frames(x, taps, stride, upsample, padding, begins=True, ends=True):
     """The frames that each output frame reads, side by side in channels: `(b t' taps*c h w)`."""
     b, t, c, h, w = x.shape
-    index = _frame_index(t, taps, stride, upsample, padding, begins, ends)
-    if padding == "zeros":
-        x = ops.cat((x, ops.zeros((b, 1, c, h, w), x.dtype)), 1)
-    # Gather keeps its gradient where a slice of a one-frame axis would lose it.
-    return ops.gather(x, index, 1).reshape(b, index.shape[0] // taps, taps * c, h, w)
+    frames = _frames_of(x, _table(t, taps, stride, upsample, padding, begins, ends))
+    return frames.reshape(b, frames.shape[1] // taps, taps * c, h, w)
 
 
 def temporal_conv(
@@ -334,7 +330,7 @@ def attention(query, key, value):
     if key.shape[1] == 1:
         # A softmax over one score is 1. On the CPU (2.8.0) its gradient would also spoil those of
         # all other softmaxes of the process, from then on.
-        return ops.gather(value, _zeros(query.shape[1]), 1)
+        return ops.broadcast_to(value, (value.shape[0], query.shape[1], value.shape[2]))
     key = key.permute(0, 2, 1)
     count = query.shape[1]
     size = _queries_at_a_time(query.shape[0], count, key.shape[2])
@@ -360,13 +356,21 @@ def _attend(query, key, value):
     return ops.bmm(ops.cast(weights, value.dtype), value)
 
 
+def _end_repeated(x, axis, times):
+    """x `(n c h w)` with its last row (axis 2) or column (axis 3) some more times."""
+    if times == 0:
+        return x
+    end = x[:, :, -1:] if axis == 2 else x[:, :, :, -1:]
+    return ops.cat((x,) + (end,) * times, axis)
+
+
 def max_pool2d(x, *, kernel, stride, ceil_mode=False):
     b, t, c, h, w = x.shape
     frames = x.reshape(b * t, c, h, w)
-    if ceil_mode and ((h - kernel) % stride > 0 or (w - kernel) % stride > 0):
-        y = ops.max_pool2d(frames, kernel, stride, ceil_mode=True)
-    else:  # on the CPU, the gradient of this takes a hundredth of that one's time
-        y = ops.MaxPool(kernel, stride, "valid")(frames)
+    if ceil_mode:  # of whole windows: MindSpore's own has a gradient 100 times as slow (2.8.0, CPU)
+        frames = _end_repeated(frames, 2, (kernel - h) % stride)
+        frames = _end_repeated(frames, 3, (kernel - w) % stride)
+    y = ops.MaxPool(kernel, stride, "valid")(frames)
     return y.reshape(b, t, c, y.shape[2], y.shape[3])
 
 
@@ -519,8 +523,8 @@ def global_norm(tensors: Sequence[Tensor]) -> float:
     sums = []
     for tensor in tensors:
         values = tensor.reshape(-1)
-        sums.append(reduce_sum(values * values))
-    return float(reduce_sum(ops.stack(sums))) ** 0.5
+        sums.append(reduce_sum(values * values).reshape(1))
+    return float(reduce_sum(ops.cat(sums))) ** 0.5
 
 
 # Data parallelism
@@ -562,6 +566,7 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
     flat = ops.cat([tensor.reshape(-1) for tensor in tensors])
     try:
         flat = ops.AllReduce()(flat)
+        ms.runtime.synchronize()  # an Ascend would say later that it failed
         parts = flat.split([tensor.size for tensor in tensors])
         return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
     except RuntimeError as error:

@@ -7,12 +7,61 @@ Axes: n frames, or clips, g groups, c channels of a group, p positions.
 # pyright: reportOptionalMemberAccess=false
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops.primitive import constexpr
 
-from mg.backend.shared import EPSILON
+from mg.backend.shared import EPSILON, ZERO_FRAME
 
-_REDUCE_SUM = ops.ReduceSum()
+_GATHER, _REDUCE_SUM = ops.Gather(), ops.ReduceSum()
+
+
+class Frames(nn.Cell):
+    """The frames of x `(b t ...)` that a frame table names, `(b n ...)`.
+
+    Its gradient gathers too: for every frame of x, what came to the frames made of it. MindSpore's
+    scatters, which takes longer on the CPU; on an Ascend its sums differ from run to run, and may
+    have no kernel for bf16.
+    """
+
+    def construct(self, x, table):
+        if _has_zeros(table):
+            x = _and_zeros(x)
+        return _GATHER(x, _gathered(table, x.shape[1]), 1)
+
+    def bprop(self, x, table, out, dout):
+        uses, is_ragged = _uses(table, x.shape[1])
+        if is_ragged:
+            dout = _and_zeros(dout)
+        dx = _GATHER(dout, uses[0], 1)
+        for use in uses[1:]:
+            dx = dx + _GATHER(dout, use, 1)
+        return dx, ()
+
+
+def _and_zeros(x):
+    """x `(b t ...)` with a frame of zeros behind the last one."""
+    return ops.cat((x, ops.zeros((x.shape[0], 1) + x.shape[2:], x.dtype)), 1)
+
+
+@constexpr
+def _has_zeros(table):
+    return ZERO_FRAME in table
+
+
+@constexpr
+def _gathered(table, num_frames):
+    """The table as a tensor, in which zeros are the last of `num_frames`."""
+    return Tensor([num_frames - 1 if frame == ZERO_FRAME else frame for frame in table], ms.int32)
+
+
+@constexpr
+def _uses(table, num_frames):
+    """Of every frame the first place in the table, the second, and so on, as tensors; the place
+    behind the last where a frame has no more. And whether there is such a frame."""
+    places = [[at for at, frame in enumerate(table) if frame == of] for of in range(num_frames)]
+    most = max(len(of_frame) for of_frame in places)
+    filled = [of_frame + [len(table)] * (most - len(of_frame)) for of_frame in places]
+    return tuple(Tensor(use, ms.int32) for use in zip(*filled)), filled != places
 
 
 class GroupNorm(nn.Cell):
