@@ -56,7 +56,7 @@ def build(conditions: dict) -> tuple[dict, dict]:
 def choose_device(target: str, *, tuned: bool) -> None:
     """Set the process up as our programs do, or else as frameworks have it."""
     if tuned:
-        backend.set_device(target)
+        backend.set_device(target, exact=False)
     elif backend.name == "mindspore" and target != "auto":
         import mindspore
 

@@ -4,7 +4,8 @@ Axes: n frames, or clips, g groups, c channels of a group, p positions.
 """
 
 # MindSpore's own annotations call many tensors None.
-# pyright: reportOptionalMemberAccess=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false
+# pyright: reportIncompatibleMethodOverride=false
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
@@ -12,6 +13,7 @@ from mindspore.ops.primitive import constexpr
 
 from mg.backend.shared import EPSILON, ZERO_FRAME
 
+# In a gradient, graph mode takes operations that are there, and not `ops.gather`, which makes one.
 _GATHER, _REDUCE_SUM = ops.Gather(), ops.ReduceSum()
 
 
@@ -61,7 +63,7 @@ def _uses(table, num_frames):
     places = [[at for at, frame in enumerate(table) if frame == of] for of in range(num_frames)]
     most = max(len(of_frame) for of_frame in places)
     filled = [of_frame + [len(table)] * (most - len(of_frame)) for of_frame in places]
-    return tuple(Tensor(use, ms.int32) for use in zip(*filled)), filled != places
+    return tuple(Tensor(use, ms.int32) for use in zip(*filled, strict=True)), filled != places
 
 
 class GroupNorm(nn.Cell):

@@ -104,9 +104,12 @@ class Module(torch.nn.Module):
 # Devices, tensors, parameters
 
 
-def set_device(target: str) -> None:
+def set_device(target: str, *, exact: bool = True) -> None:
     """Use "CPU", "GPU" (PyTorch), "Ascend" (MindSpore) or "auto" (the accelerator where there is
     one) from now on.
+
+    Frameworks round what float32 convolutions read to TF32 on a GPU, to HF32 on an Ascend: to 11
+    bits of 24. With `exact`, the whole process computes them in float32, which takes longer.
 
     On a CPU it is a setting of the whole process, for programs to make before they compute: freed
     memory stays with it (PyTorch), and threads that wait leave the cores to others (MindSpore).
@@ -122,6 +125,8 @@ def set_device(target: str) -> None:
     if devices[target] == "cuda" and not torch.cuda.is_available():
         raise ValueError("device_target is 'GPU', but PyTorch finds no GPU here")
     _device = torch.device(devices[target])
+    if exact:
+        torch.backends.cudnn.allow_tf32 = False
     if _device.type == "cpu":
         keep_freed_memory()
 

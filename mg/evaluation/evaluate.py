@@ -56,7 +56,7 @@ def evaluate(evaluation: Evaluation) -> dict:
         ValueError, OSError: something is wrong with settings, data set, checkpoint or directory, or
             no video could be read.
     """
-    backend.set_device(evaluation.device_target)
+    backend.set_device(evaluation.device_target, exact=evaluation.dtype == "fp32")
     ranks.join()
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
     tae = TemporalAutoencoder(

@@ -49,7 +49,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
             the directory's latents were encoded in another way; another run is at work in it; or no
             video could be encoded.
     """
-    backend.set_device(settings.device_target)
+    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
     ranks.join()
     names = read_index(settings.csv_path, settings.video_folder, settings.video_column)
     names = [*dict.fromkeys(names)]

@@ -24,7 +24,7 @@ def load_network(settings: OneFile) -> TemporalAutoencoder:
     """
     if settings.ckpt_path in PUBLISHED:
         logger.info("the %s weights in the box (docs/tae_small.md)", settings.ckpt_path)
-    backend.set_device(settings.device_target)
+    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
     return TemporalAutoencoder(
         settings.ckpt_path,
         use_tile=settings.use_tile,

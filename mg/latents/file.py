@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -88,14 +89,17 @@ def write_latents(
         OSError: the file cannot be written.
     """
     check_name(path)
-    with atomic_path(path) as temporary, tempfile.TemporaryFile(dir=temporary.parent) as spool:
+    with (
+        atomic_path(path) as temporary,
+        tempfile.TemporaryFile(buffering=0, dir=temporary.parent) as spool,
+    ):
         for z in chunks:
             with np.errstate(over="ignore"):
                 stored = (encoding.scale(z) if encoding.scaled else z).astype(encoding.dtype)
             if not np.isfinite(stored).all():
                 raise ValueError(f"{path}: latents that are not finite numbers in {stored.dtype}")
             with _written(path):
-                spool.write(np.ascontiguousarray(stored.swapaxes(0, 1)).data)
+                _append(spool, np.ascontiguousarray(stored.swapaxes(0, 1)))
         video = describe()
         shape = encoding.shape(video.frames, video.height, video.width)
         if spool.tell() != np.prod(shape) * encoding.dtype.itemsize:
@@ -197,6 +201,13 @@ class LatentFile:
         if times[0] != 0 or not ((steps > 0) & (steps < _LONGEST_PAUSE)).all():
             raise ValueError("times do not begin with 0 and increase")
         self.video = replace(self.video, times=times)
+
+
+def _append(file: FileIO, array: np.ndarray) -> None:
+    """Write an array to a file without a buffer, which could not be emptied onto a full disk."""
+    rest = array.reshape(-1).view(np.uint8).data
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _write(

@@ -18,7 +18,7 @@ def train(recipe: Recipe) -> Trainer:
         ValueError, OSError: what is wrong with the recipe, data, weights, device or directory; or
             more than `max_skipped_updates` updates in a row, or the last one, were not finite.
     """
-    backend.set_device(recipe.device_target)
+    backend.set_device(recipe.device_target, exact=recipe.dtype == "fp32")
     ranks.join()
     with contextlib.ExitStack() as stack:
         trainer = Trainer(recipe, stack)

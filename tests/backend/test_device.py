@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from devices import ON_CPU
 
 from mg import backend
 from mg.backend import from_numpy, to_numpy
@@ -30,6 +31,32 @@ def test_an_unknown_device_is_an_error():
     backend.set_device("auto")
 
 
+@pytest.mark.skipif(backend.name != "torch", reason="MindSpore's way is tested below")
+def test_float32_is_not_rounded_to_tf32_unless_told(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    backend.set_device("auto", exact=False)
+    assert torch.backends.cudnn.allow_tf32
+    backend.set_device("auto")
+    assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch's way is tested above")
+@pytest.mark.skipif(not ON_CPU, reason="only the first choice of a process counts")
+def test_on_an_ascend_float32_is_not_rounded_to_hf32_unless_told(monkeypatch):
+    from mindspore.device_context.ascend import op_precision
+
+    chosen = []
+    monkeypatch.setattr(op_precision, "conv_allow_hf32", chosen.append)
+    backend.set_device("auto")
+    monkeypatch.setattr("mg.backend.mindspore.on_cpu", lambda: False)
+    backend.set_device("auto", exact=False)
+    assert chosen == []
+    backend.set_device("auto")
+    assert chosen == [False]
+
+
 def test_choosing_a_device_and_computing_print_nothing(tmp_path):
     program = tmp_path / "program.py"  # of code that is in no file, MindSpore makes no graph
     program.write_text(PROGRAM)
@@ -46,9 +73,7 @@ def test_a_device_is_chosen_where_standard_output_is_closed(tmp_path):
 def test_what_waits_for_a_gradient_leaves_the_processor_alone(rng):
     if backend.name == "torch":
         pytest.skip("PyTorch computes in the thread that asks")
-    import mindspore
-
-    if mindspore.get_context("device_target") != "CPU":
+    if not ON_CPU:
         pytest.skip("this is no CPU")
     weight = backend.parameter(rng.standard_normal((32, 32, 3, 3)))
 

@@ -13,7 +13,7 @@ from mg.latents.shards import read_shard, shard_paths
 
 def encode_flags(videos, output, checkpoint, **changes) -> list[str]:
     """A command line that encodes clips of 4 frames."""
-    options = {"ckpt_path": checkpoint, "num_frames": 4, "compile": False, "device_target": "CPU"}
+    options = {"ckpt_path": checkpoint, "num_frames": 4, "compile": False}
     options = {**data_flags(videos, output), **options, **changes}
     return flags(**{key: value for key, value in options.items() if value is not None})
 

@@ -13,6 +13,7 @@ from cli.support import flags, process_environment, run, run_process, waves, wri
 from data.full_disk import small_disk
 from data.sample_sound import packets_of_sound, write_with_sound
 from data.sample_videos import write_losslessly, write_moving
+from devices import HAS_HALF
 from PIL import Image
 
 from mg import backend
@@ -40,7 +41,7 @@ def checkpoint(tmp_path_factory):
 
 
 def command(name, source, target, checkpoint, **options):
-    options = {"ckpt_path": checkpoint, "compile": False, "device_target": "CPU", **options}
+    options = {"ckpt_path": checkpoint, "compile": False, **options}
     return [name, str(source), str(target), *flags(**options)]
 
 
@@ -65,7 +66,7 @@ def test_without_a_checkpoint_the_weights_in_the_box_are_used_and_named(tmp_path
     write_video(tmp_path / "in.mp4", waves(1, num_frames=8, height=32, width=32), 25)
     args = ["reconstruct", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4")]
     with caplog.at_level("INFO"):
-        assert_done([*args, "--device_target", "CPU"], capsys)
+        assert_done(args, capsys)
     assert "small weights in the box (docs/tae_small.md)" in caplog.text
     assert count_frames(tmp_path / "out.mp4") == 8
 
@@ -449,13 +450,24 @@ def test_the_settings_of_a_network_are_the_networks(checkpoint):
     settings = FileEncoding(source="a.mp4", target="z.safetensors", **given)
     deciding = settings.deciding()
     assert (deciding["use_tile"], deciding["dtype"]) == (True, "bf16")
-    if backend.name == "mindspore":
+    if not HAS_HALF:
         with pytest.raises(ValueError, match="bf16"):
             load_network(settings)
         return
     tae = load_network(settings)
     assert tae.use_tile
     assert tae._compute_dtype == backend.dtype("bf16")
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="what PyTorch rounds to on a GPU")
+def test_a_command_in_fp32_rounds_no_convolution_to_tf32(checkpoint, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for dtype, rounds in (("bf16", True), ("fp32", False)):
+        given = {"ckpt_path": str(checkpoint), "dtype": dtype, "compile": False}
+        load_network(FileEncoding(source="a.mp4", target="z.safetensors", **given))
+        assert torch.backends.cudnn.allow_tf32 == rounds
 
 
 @pytest.mark.once

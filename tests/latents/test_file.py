@@ -129,10 +129,17 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, z):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("size", ["100k", "260k"])  # full before the last chunk, and after it
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, size):
-    chunks = [np.ones((3, 1, 64, 64), np.float32)] * 4
-    video = Video("a.mp4", 8, 128, 128, Fraction(25))
+@pytest.mark.parametrize(
+    ("frames", "side", "size"),
+    [
+        pytest.param(4, 64, "100k", id="before the last chunk"),
+        pytest.param(4, 64, "260k", id="after the last chunk"),
+        pytest.param(200, 8, "100k", id="chunks smaller than buffers"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, frames, side, size):
+    chunks = [np.ones((3, 1, side, side), np.float32)] * frames
+    video = Video("a.mp4", 2 * frames, 2 * side, 2 * side, Fraction(25))
     with small_disk(tmp_path / "disk", size) as disk:
         with pytest.raises(OSError, match="z.safetensors: cannot be written: No space left"):
             write_latents(disk / "z.safetensors", chunks, make_encoding(), lambda: video)

@@ -15,6 +15,7 @@ from cli.support import (
     write_index,
     write_squeezenet_lpips,
 )
+from devices import HAS_HALF, ON_CPU
 
 from mg import backend
 from mg.cli import train
@@ -155,6 +156,7 @@ def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, cap
 # The loop
 
 
+@pytest.mark.skipif(not ON_CPU, reason="the defaults of a CPU")
 @pytest.mark.parametrize(
     ("options", "compiles"),
     [
@@ -165,7 +167,7 @@ def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, cap
     ],
 )
 def test_a_run_that_compiles_says_so(videos, tmp_path, caplog, options, compiles):
-    args = train_flags(videos, tmp_path / "run", device_target="CPU", **options)
+    args = train_flags(videos, tmp_path / "run", **options)
     with caplog.at_level(logging.INFO), contextlib.ExitStack() as stack:
         trainer.Trainer(train.read_recipe(args), stack)
     assert ("compiles the network" in caplog.text) == compiles
@@ -362,14 +364,14 @@ def test_a_file_where_the_run_directory_should_be_is_named(videos, tmp_path, cap
     assert (tmp_path / "file").read_text() == "kept"
 
 
-@pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch has bf16 on the CPU")
+@pytest.mark.skipif(HAS_HALF, reason="this device has bf16")
 def test_bf16_on_the_cpu_is_refused_at_start(videos, tmp_path, capsys):
     outcome = run(train.main, train_flags(videos, tmp_path / "run", dtype="bf16"), capsys)
     outcome.assert_refused("dtype is 'bf16'", "CPU", "fp32")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(backend.name != "torch", reason="MindSpore has no bf16 on the CPU")
+@pytest.mark.skipif(not HAS_HALF, reason="MindSpore has no bf16 on the CPU")
 def test_bf16_trains_where_the_device_has_it(videos, tmp_path, capsys):
     args = train_flags(videos, tmp_path / "run", dtype="bf16", use_recompute=True)
     assert run(train.main, args, capsys).code == 0
