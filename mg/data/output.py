@@ -1,5 +1,6 @@
 """Containers and encoders of videos to write: which there are, and how they are set."""
 
+import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -7,11 +8,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.codec.codec import UnknownCodecError
 from av.container import OutputContainer
+from av.error import FFmpegError
 from av.format import Flags
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
+
+from mg.data.pixels import from_rgb
 
 DEFAULT_CODEC = "libx264"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,7 +26,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MARKED = ("h264", "hevc", "vp9", "av1", "mpeg2video", "prores")
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
 _MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times
-_NO_H264 = ("ogg", "ogv", "rawvideo", "swf", "yuv4mpegpipe")  # nor that these do not take H.264
+_BLACK = np.zeros((64, 64, 3), np.uint8)
 _RGB = ("rgb24", "bgr24", "gbrp", "bgr0", "pal8")
 
 
@@ -65,11 +70,10 @@ def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
     """
     with open_output(path) as container:
         usual, kind = container.default_video_codec, container.format.long_name
-        takes_h264 = container.format.name not in _NO_H264
     if usual == "none":
         raise ValueError(f"{path}: {kind} holds no video, expected .mp4, .mkv or .webm, say")
     if codec is None:
-        if takes_h264 and _takes(path, DEFAULT_CODEC):
+        if _takes(path, DEFAULT_CODEC):
             return DEFAULT_CODEC
         if _encoder(usual) is None:
             raise ValueError(
@@ -95,11 +99,25 @@ def _encoder(name: str) -> av.Codec | None:
 
 
 def _takes(path: str | os.PathLike, codec: str) -> bool:
-    with open_output(path) as trial:
-        try:
-            trial.add_stream(codec)
-        except ValueError:
-            return False
+    """Whether the format takes what the encoder makes of a small frame, or may: some encode a few
+    sizes only, and FFmpeg's tables of what a format takes have holes."""
+    with open_output(path) as container:
+        name = container.format.name
+    if name == "rawvideo":  # without a header, it takes any bytes
+        return codec == name
+    try:
+        with av.open(io.BytesIO(), "w", format=name) as trial:
+            stream = add_video(trial, _BLACK.shape, Fraction(25), {}, codec)
+            try:
+                stream.codec_context.open()
+            except (FFmpegError, OverflowError):
+                return True
+            frame = from_rgb(_BLACK, stream.codec_context)
+            frame.pts, frame.time_base = 0, Fraction(1, 25)
+            for given in (frame, None):
+                trial.mux(stream.encode(given))
+    except (FFmpegError, ValueError):
+        return False
     return True
 
 
