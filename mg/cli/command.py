@@ -100,6 +100,11 @@ class _Options(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: "1 frame", "2 frames"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:
     """Run a command; a user's mistake becomes one line on stderr. Returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")

@@ -2,7 +2,7 @@
 
 import sys
 
-from mg.cli.command import parse, run, settings_parser
+from mg.cli.command import counted, parse, run, settings_parser
 from mg.inference.settings import Decoding
 
 
@@ -19,8 +19,8 @@ def command(args: list[str] | None) -> None:
 
     video = decode(settings)
     print(
-        f"Wrote {settings.target}: {video.frames} frames of {video.width}x{video.height} pixels, "
-        f"{float(video.fps):g} frames/s"
+        f"Wrote {settings.target}: {counted(video.frames, 'frame')} of "
+        f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
     )
 
 

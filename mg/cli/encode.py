@@ -2,7 +2,7 @@
 
 import sys
 
-from mg.cli.command import parse, run, settings_parser
+from mg.cli.command import counted, parse, run, settings_parser
 from mg.inference.settings import FileEncoding
 
 
@@ -21,7 +21,7 @@ def command(args: list[str] | None) -> None:
     video = encode(settings)
     kind = f"{'scaled' if settings.scaled else 'raw'} {'sample' if settings.sample else 'mean'}"
     print(
-        f"Wrote {settings.target}: {kind} latents of {video.frames} frames of "
+        f"Wrote {settings.target}: {kind} latents of {counted(video.frames, 'frame')} of "
         f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
     )
 

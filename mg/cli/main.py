@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from mg import __version__
 from mg.cli.command import BAD_INPUT
 
 COMMANDS = {
@@ -29,6 +30,9 @@ def main(args: list[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(_help())
         return 0
+    if name == "--version":
+        print(f"mg {__version__}")
+        return 0
     if name not in COMMANDS:
         return _refuse(f"unknown command '{name}'")
     sys.argv[0] = f"mg {name}"  # what the command's own help calls it
@@ -52,7 +56,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "mg COMMAND --help explains the options of a command.",
+            "mg COMMAND --help explains the options of a command, mg --version tells the version.",
         ]
     )
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from mg.cli.command import Parser, parse, run
+from mg.cli.command import Parser, counted, parse, run
 from mg.inference.settings import Reconstruction
 
 
@@ -31,7 +31,7 @@ def command(args: list[str] | None) -> None:
     measured = ""
     if scores.psnr is not None and scores.ssim is not None:
         measured = f", PSNR {scores.psnr.mean():.2f} dB, SSIM {scores.ssim.mean():.4f}"
-    print(f"Wrote {settings.target}: {scores.frames} frames{measured}")
+    print(f"Wrote {settings.target}: {counted(scores.frames, 'frame')}{measured}")
     if settings.report is not None:
         print(f"To look at: {settings.report}")
 

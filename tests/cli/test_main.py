@@ -1,6 +1,7 @@
 """The program `mg`, as a user starts it."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ NO_COMMANDS = {"__init__", "command", "main", "demo", "build_training_set"}
 def test_every_command_of_the_room_is_offered():
     files = {path.stem for path in Path(mg.cli.__file__).parent.glob("*.py")} - NO_COMMANDS
     assert {name.replace("-", "_") for name in COMMANDS} == files
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mg {version('moviegen-tae')}\n"
 
 
 def test_help_lists_each_command_with_one_line(capsys):

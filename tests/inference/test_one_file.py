@@ -243,7 +243,7 @@ def test_images_come_as_images_or_as_videos_of_one_frame(tmp_path, checkpoint, c
         line = assert_done(
             command("reconstruct", tmp_path / "in.png", tmp_path / name, checkpoint), capsys
         )
-        assert "1 frames" in line
+        assert ": 1 frame, PSNR" in line
         assert frames_of(tmp_path / name).shape == (1, 17, 23, 3)
     latents = tmp_path / "z.safetensors"
     assert_done(command("encode", tmp_path / "in.png", latents, checkpoint), capsys)
