@@ -15,7 +15,8 @@ from mg.latents import LatentDataset, shard_writer
 from mg.latents.encoding import draw
 from mg.latents.inventory import read_inventory
 from mg.latents.manifest import MANIFEST, write_manifest
-from mg.latents.shards import read_shard, shard_paths
+from mg.latents.shard_writer import ShardWriter
+from mg.latents.shards import Clip, checksum, clip_key, read_shard, shard_paths
 
 from .latent_files import CONFIG, SIZES, make_encoding, write_latents
 
@@ -40,6 +41,18 @@ def test_every_item_comes_back_as_written(tmp_path):
         np.testing.assert_array_equal(latents, arrays[name, number])
         sizes = dict(zip(("frames", "height", "width"), size, strict=True))
         assert item == {"file": name, "clip": number, "start": 4 * number, "fps": 12.5, **sizes}
+
+
+def test_a_video_that_was_dropped_fills_no_shard(tmp_path):
+    encoding = make_encoding()
+    array = np.ones(encoding.shape(4, 8, 8), encoding.dtype)
+    writer = ShardWriter(tmp_path, encoding, max_bytes=2.5 * array.nbytes, max_seconds=1e9)
+    for content in ("a" * 64, "b" * 64, "c" * 64):
+        where = (clip_key(content, 0), content, 0, 0)
+        writer.add_clip(Clip(*where, 4, 8, 8, 12.5, checksum(array)), array)
+        if content[0] == "b":
+            writer.drop(content)
+    assert shard_paths(tmp_path) == []
 
 
 def test_indices_are_those_of_a_list(tmp_path):

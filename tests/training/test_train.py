@@ -2,6 +2,7 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 import struct
 
 import numpy as np
@@ -42,19 +43,34 @@ def untimed(line):
 
 
 def scalars_of(directory):
-    """TensorBoard's scalars: {name: {step: value}}, read from its records."""
+    """The scalars that TensorBoard shows, {name: [(step, value)]}, read from its records: the
+    start of a later file, in a run that went on, takes off what came before from its step on."""
     from tensorboardX.proto import event_pb2  # MindSpore has to be imported before
 
     scalars = {}
-    for path in (directory / "tensorboard").iterdir():
+    for path in sorted(
+        (directory / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime
+    ):
         data, place = path.read_bytes(), 0
         while place < len(data):
             (length,) = struct.unpack_from("<Q", data, place)
             event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            if event.HasField("session_log"):
+                for shown in scalars.values():
+                    shown[:] = [scalar for scalar in shown if scalar[0] < event.step]
             for value in event.summary.value:
-                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
             place += length + 16
     return scalars
+
+
+def assert_tensorboard_shows_the_metrics(directory):
+    expected = {}
+    for line in metrics_of(directory):
+        step = line.pop("step")
+        for name, value in line.items():
+            expected.setdefault(name, []).append((step, pytest.approx(value, rel=1e-6)))
+    assert scalars_of(directory) == expected
 
 
 def files_below(directory):
@@ -123,11 +139,19 @@ def test_metrics_have_a_line_at_every_interval_and_at_the_end(run_directory):
 
 
 def test_tensorboard_holds_the_numbers_of_the_metrics(run_directory):
-    scalars = scalars_of(run_directory)
-    for line in metrics_of(run_directory):
-        step = line.pop("step")
-        for name, value in line.items():
-            assert scalars[name][step] == pytest.approx(value, rel=1e-6)
+    assert_tensorboard_shows_the_metrics(run_directory)
+
+
+def test_tensorboard_shows_each_step_once_of_a_run_that_went_back(videos, tmp_path, capsys):
+    output = tmp_path / "run"
+    options = {"log_interval": 1, "ckpt_save_steps": 2}
+    for steps in (4, 6):
+        args = train_flags(videos, output, **{**options, "train_steps": steps})
+        assert run(train.main, args, capsys).code == 0
+        if steps == 4:
+            shutil.rmtree(list_checkpoints(output / "checkpoints")[-1])
+    assert [line["step"] for line in metrics_of(output)] == [1, 2, 3, 4, 5, 6]
+    assert_tensorboard_shows_the_metrics(output)
 
 
 def test_recipe_of_a_run_reads_back_the_same(run_directory, videos):
