@@ -35,7 +35,8 @@ def test_a_video_whose_end_is_missing_is_an_error(tmp_path, name):
     assert len(read(whole, 8)) == 50
     content = whole.read_bytes()
     (tmp_path / f"cut-{name}").write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(VideoError, match=r"\d+ frames were read, to second .* its end is missing"):
+    said = r"\d+ frames were read, to second .* its end is missing|Invalid data"  # PyAV 18|17
+    with pytest.raises(VideoError, match=said):
         read(tmp_path / f"cut-{name}", 8)
 
 
