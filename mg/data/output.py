@@ -99,23 +99,26 @@ def _encoder(name: str) -> av.Codec | None:
 
 
 def _takes(path: str | os.PathLike, codec: str) -> bool:
-    """Whether the format takes what the encoder makes of a small frame, or may: some encode a few
+    """Whether the format takes what the encoder makes of small frames, or may: some encode a few
     sizes only, and FFmpeg's tables of what a format takes have holes."""
     with open_output(path) as container:
         name = container.format.name
     if name == "rawvideo":  # without a header, it takes any bytes
         return codec == name
+    unit = Fraction(1, 25)
     try:
         with av.open(io.BytesIO(), "w", format=name) as trial:
-            stream = add_video(trial, _BLACK.shape, Fraction(25), {}, codec)
+            stream = add_video(trial, _BLACK.shape, 1 / unit, {}, codec)
+            stream.codec_context.time_base = unit
             try:
                 stream.codec_context.open()
             except (FFmpegError, OverflowError):
                 return True
-            frame = from_rgb(_BLACK, stream.codec_context)
-            frame.pts, frame.time_base = 0, Fraction(1, 25)
-            for given in (frame, None):
-                trial.mux(stream.encode(given))
+            for place in range(4):  # of one alone, libx265 makes up times
+                frame = from_rgb(_BLACK, stream.codec_context)
+                frame.pts, frame.time_base = place, unit
+                trial.mux(stream.encode(frame))
+            trial.mux(stream.encode(None))
     except (FFmpegError, ValueError):
         return False
     return True

@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 # But for the usual formats, swscale comes out up to 2 levels too dark without accurate rounding
 # (SWS_ACCURATE_RND) and full chroma (SWS_FULL_CHR_H_INT); not every PyAV has names for them.
 _EXACT = Interpolation.BILINEAR | 0x40000 | 0x2000
+# With more, swscale starts a pool for every frame, and spoils some on the way to yuv422p10le (FFmpeg
+# 8.1).
+_THREADS = 1
 _HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
 
@@ -40,13 +43,12 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], path: str | os.PathLike)
         say_once(
             os.fspath(path), f"HDR ({hdr}) is taken as it is, without tone mapping: it looks flat"
         )
-    # One thread: swscale would start a pool of its own for every frame.
     image = frame.to_ndarray(
         format="rgba" if has_alpha else "rgb24",
         width=width,
         height=height,
         interpolation=_EXACT if has_alpha or bits > 8 else None,
-        threads=1,
+        threads=_THREADS,
     )
     image = _on_black(image, path) if has_alpha else image
     return np.rot90(image, round(frame.rotation / 90))
@@ -61,6 +63,7 @@ def from_rgb(image: np.ndarray, encoder: VideoCodecContext) -> av.VideoFrame:
         format=encoder.pix_fmt,
         dst_colorspace=encoder.colorspace,
         dst_color_range=encoder.color_range,
+        threads=_THREADS,
     )
 
 

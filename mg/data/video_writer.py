@@ -30,6 +30,10 @@ from mg.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
+# Units of time by which no frame is decoded early: libx265 says so where there are one or two
+# (FFmpeg 8.1).
+_NEVER = 1 << 32
+
 
 class VideoWriter:
     """Takes the frames of one video, in order. See `open_writer`."""
@@ -135,6 +139,9 @@ class VideoWriter:
     def _mux(self, frame: av.VideoFrame | None) -> None:
         assert self._stream is not None
         for packet in self._stream.encode(frame):
+            pts, dts = packet.pts, packet.dts
+            if pts is not None and dts is not None and pts - dts > _NEVER:
+                packet.dts = pts
             if self._audio is not None and packet.dts is not None:
                 self._audio.write(self._container, packet.dts * packet.time_base)
             self._container.mux(packet)

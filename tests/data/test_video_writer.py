@@ -305,6 +305,20 @@ def test_colours_are_read_as_they_were_written(tmp_path, name, codec):
     assert np.abs(read_frames(tmp_path / name, range(4)).astype(int) - frames).max() <= 4
 
 
+def test_every_frame_is_written_by_codecs_of_more_than_8_bits(tmp_path):
+    frames = np.broadcast_to(np.uint8([200, 120, 60]), (300, 32, 48, 3))
+    write_video(tmp_path / "a.mov", frames, 25, codec="prores_ks")
+    read = read_frames(tmp_path / "a.mov", range(300)).astype(int)
+    assert np.abs(read - frames).max() <= 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_frames_are_a_video_in_h265_too(tmp_path, count):
+    for _ in range(10):  # of one or two, times were at random
+        write_video(tmp_path / "a.mp4", np.zeros((count, 64, 64, 3), np.uint8), 25, codec="libx265")
+        assert count_frames(tmp_path / "a.mp4") == count
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
