@@ -17,8 +17,7 @@ logger = logging.getLogger(__name__)
 # But for the usual formats, swscale comes out up to 2 levels too dark without accurate rounding
 # (SWS_ACCURATE_RND) and full chroma (SWS_FULL_CHR_H_INT); not every PyAV has names for them.
 _EXACT = Interpolation.BILINEAR | 0x40000 | 0x2000
-# With more, swscale starts a pool for every frame, and spoils some on the way to yuv422p10le (FFmpeg
-# 8.1).
+# With more, swscale (FFmpeg 8.1) starts a pool for every frame, and spoils some in yuv422p10le.
 _THREADS = 1
 _HDR: dict[int, str] = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
 
