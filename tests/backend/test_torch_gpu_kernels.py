@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(backend.name != "torch", reason="PyTorch's"),
 ]
 
+TRITON = tuple(map(int, version("triton").split(".")[:2]))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Largest error, in units of the largest value."""
@@ -194,6 +196,8 @@ SHARED_MEMORY = 99 * 1024
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_every_kernel_compiles_for_the_gpus_that_are_promised(tmp_path, capability):
+    if capability == 100 and TRITON < (3, 3):
+        pytest.skip("this Triton knows no such GPU")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", COMPILE, str(capability)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
