@@ -208,7 +208,8 @@ class _Events:
 
         self._event, self._summary = Event, summary
         folder.mkdir(exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        # Its name has the second; a run of less than one would lose its file to the next.
+        self._file = EventsWriter(str(folder / "events"), f".{purge_step}")
         self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
         self.flush, self.close = self._file.flush, self._file.close
 
