@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -99,15 +100,19 @@ def _encoder(name: str) -> av.Codec | None:
 
 
 def _takes(path: str | os.PathLike, codec: str) -> bool:
+    with open_output(path) as container:
+        return _format_takes(container.format.name, codec)
+
+
+@cache
+def _format_takes(format_name: str, codec: str) -> bool:
     """Whether the format takes what the encoder makes of small frames, or may: some encode a few
     sizes only, and FFmpeg's tables of what a format takes have holes."""
-    with open_output(path) as container:
-        name = container.format.name
-    if name == "rawvideo":  # without a header, it takes any bytes
-        return codec == name
+    if format_name == "rawvideo":  # without a header, it takes any bytes
+        return codec == format_name
     unit = Fraction(1, 25)
     try:
-        with av.open(io.BytesIO(), "w", format=name) as trial:
+        with av.open(io.BytesIO(), "w", format=format_name) as trial:
             stream = add_video(trial, _BLACK.shape, 1 / unit, {}, codec)
             stream.codec_context.time_base = unit
             try:
