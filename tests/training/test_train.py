@@ -154,6 +154,16 @@ def test_tensorboard_shows_each_step_once_of_a_run_that_went_back(videos, tmp_pa
     assert_tensorboard_shows_the_metrics(output)
 
 
+def test_weights_of_an_earlier_end_on_the_other_framework_are_named(videos, tmp_path, caplog):
+    older = tmp_path / "run" / ("tae.ckpt" if backend.name == "torch" else "tae.safetensors")
+    assert train.main(train_flags(videos, tmp_path / "run", train_steps=1)) == 0
+    assert "earlier end" not in caplog.text
+    older.write_bytes(b"weights")
+    assert train.main(train_flags(videos, tmp_path / "run", train_steps=2)) == 0
+    assert f"{older}: of an earlier end of this run" in caplog.text
+    assert older.read_bytes() == b"weights"
+
+
 def test_recipe_of_a_run_reads_back_the_same(run_directory, videos):
     parser = settings_parser(Recipe, "")
     kept = parse(parser, Recipe, ["--config", str(run_directory / "recipe.yaml")])
