@@ -58,6 +58,7 @@ def on_both_frameworks(tmp_path, request):
         pytest.skip("needs both frameworks")
 
     def run(program):
+        program = f"from mg import backend\nbackend.set_device('auto')\n{program}"
         results = []
         for name in ("torch", "mindspore"):
             file = tmp_path / f"{name}.npz"
