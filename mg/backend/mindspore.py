@@ -20,7 +20,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
-from mindspore.common.api import _no_grad
+from mindspore.common import _no_grad
 from mindspore.ops.primitive import constexpr
 
 from mg.backend import shared

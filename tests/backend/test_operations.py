@@ -284,6 +284,50 @@ def test_gradients_equal_finite_differences(case):
         np.testing.assert_allclose(gradient, slope, rtol=2e-4, atol=2e-4)
 
 
+def rounded(case, dtype):
+    """The case's arrays with values that `dtype` has, where maxima are of one place alone."""
+    if case.operation == "max_pool2d":
+        (shape,) = case.shapes
+        ranks = np.random.default_rng(3).permutation(int(np.prod(shape)))
+        return [ranks.reshape(shape).astype(np.float32)]
+    return [to_numpy(backend.cast(from_numpy(array), dtype)) for array in case.arrays(seed=3)]
+
+
+# What a product of rounded numbers, its sum and the bias lose when each is rounded once more.
+ROUNDINGS = 4
+
+
+@pytest.mark.skipif(not HAS_HALF, reason="MindSpore has no bf16 or fp16 convolutions on a CPU")
+@pytest.mark.parametrize(("half", "epsilon"), [("bf16", 2**-8), ("fp16", 2**-11)])
+@each_case
+def test_in_half_precision_an_operation_and_its_gradients_equal_float64_within_a_few_roundings(
+    case, half, epsilon
+):
+    dtype = backend.dtype(half)
+    arrays = rounded(case, dtype)
+    parameters = list(named_parameters(Inputs(arrays)).values())
+    operation = case.on(backend)
+    # What flows through the network is in half precision, parameters are in float32.
+    in_half = len(arrays) if case.operation == "attention" else 1
+
+    def loss(projection):
+        flowing = [backend.cast(tensor, dtype) for tensor in parameters[:in_half]]
+        y = operation(*flowing, *parameters[in_half:])
+        return (backend.cast(y, backend.dtype("fp32")) * projection).sum(), y
+
+    exact = expected(case, arrays)
+    projection = np.random.default_rng(2).choice([-1, 1], exact.shape).astype(np.float32)
+    (_, y), gradients = value_and_grad(loss, parameters, compile=False)(from_numpy(projection))
+    assert y.dtype == dtype
+    np.testing.assert_allclose(to_numpy(y), exact, atol=ROUNDINGS * epsilon * abs(exact).max())
+    function = case.on(reference)
+    slopes = differences(lambda *values: (function(*values) * projection).sum(), arrays)
+    for gradient, slope in zip(gradients, slopes, strict=True):
+        assert gradient.dtype == backend.dtype("fp32")
+        atol = ROUNDINGS * epsilon * abs(slope).max()
+        np.testing.assert_allclose(to_numpy(gradient), slope, rtol=0, atol=atol)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_tensor_of_an_array_that_is_not_writable_is_made_without_a_warning():
     array = np.broadcast_to(np.arange(3, dtype=np.float32), (1, 3))
