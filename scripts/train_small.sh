@@ -26,7 +26,8 @@ fi
 if [ "$lpips" != - ]; then
     lpips=$(cd "$(dirname "$lpips")" && pwd)/$(basename "$lpips")
 fi
-# A run refuses to go on from other weights than it began with: so it names them by a relative path.
+# A run warns where it goes on from other weights than it began with. Named by a relative path, they
+# are the same wherever RUNS is.
 cd "$runs"
 
 train() { # stage, CSV file, options

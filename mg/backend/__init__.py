@@ -1,4 +1,4 @@
-"""The one room that names a framework: the operations of this network, on MindSpore or on PyTorch.
+"""The one room that computes by a framework: this network's operations, on MindSpore or PyTorch.
 
 `MG_BACKEND=mindspore|torch` chooses, once, at import; unset means MindSpore where it is installed,
 else PyTorch. Both files export the same names with the same signatures (`mg/backend/torch.py` has

@@ -39,7 +39,8 @@ class DatasetEncoding:
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.
-            Every size and length of video is compiled anew.
+            With num_frames, every size of clip is compiled anew; whole videos are streamed, and
+            MindSpore alone compiles their steps, where a size of small frames came eight times.
     """
 
     ckpt_path: str

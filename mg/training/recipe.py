@@ -71,7 +71,8 @@ class Recipe:
         keep_checkpoints: Newest checkpoints to keep; the best by validation is kept beside them.
         val_csv_path: CSV file of the videos to validate with; none, no validation.
         val_video_folder: Their folder; by default video_folder.
-        val_steps: Updates between two validations; 0 for the end only.
+        val_steps: Updates between two validations; 0 for those before the first and after the last
+            update only.
         val_num_frames: Frames of each video to validate with; by default num_frames.
     """
 

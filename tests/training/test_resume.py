@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped or damaged, and go on. Each run is a process, as a user's is."""
+"""Runs that are killed, stopped or damaged, and go on. Most runs are processes, as a user's are."""
 
 import json
 import os

@@ -57,8 +57,8 @@ class TemporalAutoencoder(Module):
             softmax, latents and pixels are float32.
         use_recompute: in training, compute activations twice instead of keeping them.
         compile: compile `encode`, `decode` and, on MindSpore, streams of small frames, for each
-            size of video: MindSpore's graph mode
-            (at `jit_level`), `torch.compile`, or on a GPU CUDA graphs; None: on MindSpore only.
+            size of video: MindSpore's graph mode (at `jit_level`), `torch.compile`, or on a GPU,
+            within `torch.no_grad()`, CUDA graphs; None: on MindSpore only.
             What is put into the network later, weights by MindSpore's own functions or other
             layers, its graphs do not see.
         seed: of the initial weights; the same on both frameworks.
