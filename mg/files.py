@@ -24,9 +24,11 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     stays as it was.
 
     Raises:
-        OSError: the directory cannot be made or written.
+        OSError: the directory cannot be made or written; the target is a device or a pipe.
     """
     target = Path(target)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(f"{target}: a device or a pipe, expected a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not the whole stem: the name may be as long as the file system takes.
     handle, name = tempfile.mkstemp(
@@ -86,10 +88,13 @@ def lock_folder(
         name: of the lock, an empty file that is left in the folder.
 
     Raises:
-        ValueError: others have locked it.
+        ValueError: others have locked it, or the lock is no file.
         OSError: the folder cannot be written.
     """
-    file = (Path(folder) / name).open("a")
+    path = Path(folder) / name
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path}: not a file, expected the lock of the folder")
+    file = path.open("a")
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -23,9 +23,19 @@ MAY_ENTER = {
         "latents",
         "data",
         "models",
+        "options",
         "ranks",
     },
-    "training": {"evaluation", "losses", "data", "models", "backend", "ranks", "interruption"},
+    "training": {
+        "evaluation",
+        "losses",
+        "data",
+        "models",
+        "backend",
+        "options",
+        "ranks",
+        "interruption",
+    },
     "inference": {
         "evaluation",
         "latents",
@@ -45,6 +55,7 @@ MAY_ENTER = {
     "files": set(),
     "interruption": set(),
     "memory": set(),
+    "options": set(),
     "__main__": {"cli"},
 }
 FRAMEWORKS = {"torch", "mindspore"}

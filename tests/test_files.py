@@ -1,11 +1,13 @@
 """Files that are whole or absent."""
 
+import os
+
 import numpy as np
 import pytest
 from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
-from mg.files import atomic_path, write_arrays
+from mg.files import atomic_path, lock_folder, write_arrays
 
 pytestmark = pytest.mark.once
 
@@ -21,6 +23,15 @@ def test_arrays_on_a_full_disk_are_an_error_that_names_the_file_and_leave_nothin
         with pytest.raises(OSError, match=r"disk/a\.safetensors: cannot be written"):
             write_arrays(disk / "a.safetensors", {"large": np.zeros(10**6)})
         assert list(disk.iterdir()) == []
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe: a device or a pipe"), atomic_path(tmp_path / "pipe"):
+        raise AssertionError("was entered")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(ValueError, match="pipe: not a file"):
+        lock_folder(tmp_path, shared=False, busy="busy", name="pipe")
 
 
 def test_a_file_written_whole_has_the_mode_that_open_gives(tmp_path):

@@ -9,9 +9,11 @@ that MindSpore's graph compiler reads.
 # pyright: reportArgumentType=false
 
 import functools
-import logging
+import itertools
+import math
 import os
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,9 +21,11 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from google.protobuf.message import DecodeError
 from mindspore import Tensor, communication, nn, ops
 from mindspore.common import _no_grad
 from mindspore.ops.primitive import constexpr
+from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from mg.backend import shared
 from mg.backend.mindspore_kernels import Frames, GroupNorm, on_cpu, reduce_sum
@@ -84,6 +88,17 @@ class Module(nn.Cell):
             cls.construct = cls.forward
             if getattr(cls.forward, "in_python", False):
                 cls.__call__ = cls.forward
+
+    def to_float(self, dst_type):
+        """What `mindspore.amp` calls too.
+
+        Raises:
+            ValueError: always; the network would give zeros and NaN.
+        """
+        raise ValueError(
+            f"{type(self).__name__}: cast to {dst_type}, expected float32 (a TemporalAutoencoder "
+            'computes in half precision by its option dtype="bf16" or "fp16")'
+        )
 
     def __getstate__(self):
         # All but what it recomputes with, which MindSpore cannot copy: a copy makes its own.
@@ -579,23 +594,62 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
 # Files
 
 
+_CKPT_CHECKSUM = b"crc_num"  # may stand at the end, before ten bytes
+_CKPT_DTYPES = {
+    "Float64": np.float64,
+    "Float32": np.float32,
+    "Float16": np.float16,
+    "BFloat16": np.uint16,  # the upper half of a float32
+    "Int64": np.int64,
+    "Int32": np.int32,
+    "Int8": np.int8,
+    "UInt8": np.uint8,
+    "Bool": np.bool_,
+}
+
+
 def read_ckpt(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a MindSpore checkpoint (a protobuf message, nothing is executed).
+    """The arrays of a MindSpore checkpoint (a protobuf message, nothing is executed). bf16 becomes
+    float32.
+
+    MindSpore's own reader trusts the file: it copies contents of any length into arrays of the
+    shapes that stand beside them (2.8.0).
 
     Raises:
         ValueError: the file is no whole checkpoint.
     """
-    logger = logging.getLogger("mindspore")  # says "CRITICAL" of what the error says too
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    content = Path(path).read_bytes()
+    whole = True
+    if content[-17:-10] == _CKPT_CHECKSUM:
+        content, checksum = content[:-17], int.from_bytes(content[-10:], "big")
+        whole = zlib.crc32(content) == checksum
+    message = Checkpoint()
     try:
-        loaded = ms.load_checkpoint(path)
-    except (ValueError, RuntimeError, TypeError) as error:
-        reason = _first_line(error)
-        raise ValueError(f"{path}: not a whole MindSpore checkpoint ({reason})") from None
-    finally:
-        logger.setLevel(level)
-    return {name: to_numpy(value) for name, value in loaded.items()}
+        message.ParseFromString(content)
+    except DecodeError:
+        whole = False
+    if not whole or not message.value:
+        raise ValueError(f"{path}: not a whole MindSpore checkpoint")
+    arrays = {}
+    for name, parts in itertools.groupby(message.value, lambda value: value.tag):
+        tensors = [part.tensor for part in parts]  # a large one comes in several, of one shape
+        kind, shape = tensors[0].tensor_type, tuple(tensors[0].dims)
+        content = b"".join(tensor.tensor_content for tensor in tensors)
+        dtype = np.dtype(_CKPT_DTYPES.get(kind, np.void))
+        if shape == (0,) and content:
+            shape = ()  # as MindSpore writes a scalar
+        size = math.prod(shape) * dtype.itemsize
+        fits = len(shape) <= 8 and min(shape, default=0) >= 0 and size == len(content)
+        if kind not in _CKPT_DTYPES or not fits or name in arrays:
+            raise ValueError(
+                f"{path}: not a whole MindSpore checkpoint ({name!r} is {kind!r} of shape {shape} "
+                f"in {len(content)} bytes)"
+            )
+        array = np.frombuffer(content, dtype).reshape(shape)
+        if kind == "BFloat16":
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        arrays[name] = array.copy()
+    return arrays
 
 
 def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:

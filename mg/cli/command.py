@@ -8,16 +8,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
 from jsonargparse import ArgumentParser
+
+from mg.options import parse_options
 
 BAD_INPUT = 2
 SOME_FAILED = 1
 INTERRUPTED = 130
+_LONGEST_LINE = 2000
 
 # PyTorch and MindSpore raise a RuntimeError, with one of these in its first line.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|allocate memory failed", re.I)
@@ -31,7 +34,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         lines = [line.strip(" -") for line in message.strip().splitlines()]
-        self.exit(BAD_INPUT, f"{self.prog}: error: {' '.join(filter(None, lines))}\n")
+        self.exit(BAD_INPUT, f"{self.prog}: error: {shown(' '.join(filter(None, lines)))}\n")
 
 
 def settings_parser(settings: type, description: str, **positional: str) -> Parser:
@@ -77,27 +80,11 @@ def _check_config(path: str) -> None:
     if not Path(path).is_file():
         return
     try:
-        options = yaml.load(Path(path).read_text(encoding="utf-8"), _Options)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        options = parse_options(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path}: not a YAML file of options in UTF-8 ({error})") from None
-    if not isinstance(options, dict):
-        raise ValueError(f"{path}: expected a YAML file of options, a line `key: value` for each")
-
-
-class _Options(yaml.SafeLoader):
-    """YAML without aliases, which a few lines can repeat without end, and without a key twice."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("there is an alias, expected every value in its place")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        keys = [str(key.value) for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.YAMLError(f"the key {twice[0]} stands there twice")
-        return super().construct_mapping(node, deep)
+    if "config" in options:
+        raise ValueError(f"{path}: the key config stands there, expected options, not another file")
 
 
 def counted(count: int, thing: str) -> str:
@@ -105,14 +92,35 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+def shown(text: str) -> str:
+    """A line for a terminal: what files and names of strangers put in it is neither endless nor
+    does it command the terminal."""
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[:_LONGEST_LINE]}..."
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record):
+        lines = super().formatMessage(record).splitlines()
+        return "\n  ".join(map(shown, lines))  # indented: a message starts no line like another's
+
+
 def run(command: Callable[[list[str] | None], int | None], args: list[str] | None = None) -> int:
     """Run a command; a user's mistake becomes one line on stderr. Returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _interruptible():
             return command(args) or 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return BAD_INPUT
     except (MemoryError, RuntimeError) as error:
         reason = str(error).split("\n")[0]

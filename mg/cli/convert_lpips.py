@@ -22,6 +22,8 @@ def command(args: list[str] | None) -> None:
     from mg.files import write_arrays
     from mg.losses.lpips import LPIPS
 
+    if Path(options.target).suffix != ".safetensors":
+        raise ValueError(f"{options.target}: expected a name ending in .safetensors")
     arrays = {**_read(options.features), **_read(options.heads)}
     try:
         LPIPS(arrays)
@@ -53,6 +55,8 @@ def _read(path: str) -> dict:
         pickle.UnpicklingError,
         EOFError,
         RuntimeError,
+        AssertionError,
+        LookupError,
         AttributeError,
         TypeError,
         ValueError,

@@ -51,7 +51,11 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
         with (
             open(path, "rb") as file,
             av.open(
-                file, "r", options={"protocol_whitelist": "pipe"}, metadata_errors="ignore"
+                file,
+                "r",
+                # The limit is for the frame that FFmpeg decodes as it opens an image.
+                options={"protocol_whitelist": "pipe", "max_pixels": str(MAX_PIXELS)},
+                metadata_errors="ignore",
             ) as container,
         ):
             stream = container.streams.best("video")
@@ -64,6 +68,8 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
                 raise VideoError(
                     f"{path}: frames of {width}x{height} pixels, more than the limit {MAX_PIXELS}"
                 )
+            if width == 0 and container.format.name.endswith("_pipe"):  # an image
+                raise VideoError(f"{path}: no size, or more than the limit of {MAX_PIXELS} pixels")
             # The size may also change on the way.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             tags = {key.lower(): text for key, text in stream.metadata.items()}

@@ -173,7 +173,15 @@ def _mean(results: list[Result], key: str) -> float | None:
 
 def _write_rows(path: Path, results: list[Result]) -> None:
     rows = [asdict(result) for result in results]
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open(
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="backslashreplace",  # a name need not be text
+        ) as file,
+    ):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def _state(path: Path) -> list[int] | None:
         state = os.stat(path)
     except OSError:
         return None
-    return [state.st_size, state.st_mtime_ns]
+    # A device or a pipe would be read without end.
+    return [state.st_size, state.st_mtime_ns] if stat.S_ISREG(state.st_mode) else None
 
 
 def _contents(

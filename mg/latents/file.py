@@ -263,7 +263,8 @@ def _video_from_json(text: str) -> Video:
             sizes = (video.frames, video.height, video.width)
             if (
                 all(type(size) is int and size > 0 for size in sizes)
-                and video.fps > 0
+                and 0 < video.fps.numerator < 1 << 31
+                and video.fps.denominator < 1 << 31
                 and isinstance(video.source, str)
                 and video.times is None
             ):

@@ -21,6 +21,9 @@ _SHARED = [
     pa.field("scaled", pa.bool_()),
     pa.field("checkpoint_sha256", pa.string()),
 ]
+_SCHEMA = pa.schema([*_FIELDS, *_SHARED])
+_ROWS_AT_ONCE = 4096
+_MOST_UNPACKED = 1000  # a million clips of one video: 200
 
 
 def write_manifest(directory: str | os.PathLike, rows: Sequence[Row], encoding: Encoding) -> None:
@@ -32,7 +35,7 @@ def write_manifest(directory: str | os.PathLike, rows: Sequence[Row], encoding: 
     columns = [pa.array([row[i] for row in rows], f.type) for i, f in enumerate(_FIELDS)]
     columns += [pa.array([getattr(encoding, f.name)] * len(rows)) for f in _SHARED]
     metadata = {_ENCODING: encoding.to_json().encode()}
-    table = pa.table(columns, schema=pa.schema([*_FIELDS, *_SHARED], metadata=metadata))
+    table = pa.table(columns, schema=_SCHEMA.with_metadata(metadata))
     with atomic_path(Path(directory) / MANIFEST) as temporary:
         parquet.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
@@ -54,15 +57,27 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
         # threads that a fork loses.
         with path.open("rb") as file:
             manifest = parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
-            table = manifest.read(use_threads=False)
+            if not manifest.schema_arrow.equals(_SCHEMA):
+                raise ValueError(f"its columns are {manifest.schema_arrow.names}")
+            table = _read_bounded(manifest, path.stat().st_size)
         table.validate(full=True)  # reading takes any bytes for text
         encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a manifest of latents: {error}") from None
-    if not table.schema.equals(pa.schema([*_FIELDS, *_SHARED])):
-        raise ValueError(f"{path}: not a manifest of latents: its columns are {table.schema.names}")
     _check(path, table, encoding)
     return table.select([field.name for field in _FIELDS]).combine_chunks(), encoding
+
+
+def _read_bounded(manifest: parquet.ParquetFile, size: int) -> pa.Table:
+    """The table, unless a small file would fill the memory: what is the same in all rows takes next
+    to no bytes."""
+    batches, left = [], _MOST_UNPACKED * size
+    for batch in manifest.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+        batches.append(batch)
+        left -= batch.nbytes
+        if left < 0:
+            raise ValueError(f"{size} bytes hold more than {_MOST_UNPACKED} times as many")
+    return pa.Table.from_batches(batches, manifest.schema_arrow)
 
 
 def _check(path: Path, table: pa.Table, encoding: Encoding) -> None:

@@ -169,7 +169,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
 def _place(key: str, entry: Any, start: int) -> Place:
     try:
         shape, (begin, end), dtype = entry["shape"], entry["data_offsets"], _DTYPES[entry["dtype"]]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        whole = len(shape) == 4 and all(
+            type(number) is int and 0 <= number < 1 << 63 for number in (*shape, begin, end)
+        )
         place = Place(start + begin, tuple(shape), dtype)
         if whole and _end(place) == start + end:
             return place

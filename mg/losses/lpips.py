@@ -42,10 +42,11 @@ class FrozenConv(Module):
     def __init__(self, arrays, name, in_channels, stride=1, padding=0):
         super().__init__()
         weight, bias = arrays.pop(f"{name}.weight"), arrays.pop(f"{name}.bias")
-        if weight.ndim != 4 or weight.shape[1] != in_channels or bias.shape != weight.shape[:1]:
+        kernel = 3 if padding or stride > 1 else 1
+        if weight.shape[1:] != (in_channels, kernel, kernel) or bias.shape != weight.shape[:1]:
             raise ValueError(
                 f"{name}.weight is {weight.shape} and its bias {bias.shape}, expected "
-                f"(o {in_channels} h w) and (o)"
+                f"(o {in_channels} {kernel} {kernel}) and (o)"
             )
         self.weight = parameter(weight, trainable=False)
         self.bias = parameter(bias, trainable=False)
@@ -201,5 +202,6 @@ def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         )
     try:
         return load_file(path)
-    except (SafetensorError, TypeError) as error:
+    # AttributeError, KeyError: of types that numpy does not have.
+    except (SafetensorError, TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from None

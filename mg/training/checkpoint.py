@@ -18,10 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from mg.files import sha256
 from mg.models.tae.weights import Arrays, read_safetensors, write_weights
+from mg.options import parse_options
 
 logger = logging.getLogger(__name__)
 
@@ -85,16 +84,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError, OSError: a file cannot be read, or is not one that was written for that step.
     """
-    arrays = {file.stem: read_safetensors(file)[0] for file in path.glob("*.safetensors")}
+    files = filter(Path.is_file, path.glob("*.safetensors"))  # a pipe would be waited for
+    arrays = {file.stem: read_safetensors(file)[0] for file in files}
     recipe = (path / "recipe.yaml").read_text(errors="replace")
     try:
         state = json.loads((path / "state.json").read_bytes())
         step = state["progress"]["step"]
         if step != step_of(path):
             raise ValueError(f"its state is that after update {step}")
-        if not isinstance(yaml.safe_load(recipe), dict):
-            raise ValueError("its recipe.yaml holds no recipe")
-    except (LookupError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        parse_options(recipe)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a checkpoint of that name ({error})") from None
     return Checkpoint(arrays, state, recipe)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from mg import backend, ranks
 from mg.files import atomic_path, lock_folder
+from mg.options import parse_options
 from mg.training.checkpoint import (
     WEIGHTS,
     Checkpoint,
@@ -64,7 +64,7 @@ class RunDirectory:
         if name:
             self.start = read_checkpoint(self._checkpoints / name)
             self.start_weights = self._checkpoints / name / WEIGHTS
-            changes = check_continues(yaml.safe_load(self.start.recipe), recipe)
+            changes = check_continues(parse_options(self.start.recipe), recipe)
             logger.info("%s: going on from %s", self.path, name)
             if ranks.is_first():
                 for key, values in changes.items():

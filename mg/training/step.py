@@ -185,8 +185,11 @@ class TrainStep:
         """Go on from what `state` gave.
 
         Raises:
-            ValueError: weights do not fit the network.
+            ValueError: weights do not fit the network, or a count is none.
         """
+        for name in ("optimizer_steps", "applied_updates", "skipped_updates"):
+            if type(numbers[name]) is not int or not 0 <= numbers[name] < 1 << 53:
+                raise ValueError(f"the checkpoint's {name} is {str(numbers[name])[:100]}")
         load_strictly(self._parameters, arrays["tae"], source="the checkpoint's tae")
         restore_optimizer(
             self._optimizer,

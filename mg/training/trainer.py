@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -55,8 +55,18 @@ class Progress:
         for name in ("step", "batches", "items"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"its {name} is {getattr(self, name)!r}")
-        if self.best is not None and not {"step", "psnr", "weights"} <= self.best.keys():
-            raise ValueError(f"its best is {self.best!r}")
+        if self.best is not None:
+            numbers = [self.best.get("step"), self.best.get("psnr"), self.best.get("videos", 0)]
+            if not _are_numbers(numbers) or not isinstance(self.best.get("weights"), str):
+                raise ValueError(f"its best is {self.best!r}")
+        if self.ceiling is not None and not (
+            "ceiling/psnr" in self.ceiling and _are_numbers(self.ceiling.values())
+        ):
+            raise ValueError(f"its ceiling is {self.ceiling!r}")
+
+
+def _are_numbers(numbers: Iterable[object]) -> bool:
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 class Trainer:

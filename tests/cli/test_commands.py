@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -160,6 +162,46 @@ def test_errors_become_one_line_and_an_exit_code(capsys):
 
         assert command.run(fails, []) == code
         assert capsys.readouterr().err.splitlines() == [line]
+
+
+HOSTILE = "a\x1b]0;title\x07\x9b\udcff"
+SHOWN = r"a\x1b]0;title\x07\x9b\udcff"
+
+
+@pytest.mark.once
+def test_what_a_strangers_file_says_does_not_command_the_terminal(capsys):
+    def fails(args):
+        raise ValueError(HOSTILE)
+
+    assert command.run(fails, []) == 2
+    assert capsys.readouterr().err == f"error: {SHOWN}\n"
+
+    def endless(args):
+        raise ValueError("a" * 10**6)
+
+    assert command.run(endless, []) == 2
+    assert len(capsys.readouterr().err) < 3000
+
+
+@pytest.mark.once
+def test_a_name_with_a_line_break_forges_no_other_message(tmp_path):
+    program = f"""
+import logging
+from mg.cli.command import run
+def command(args):
+    logging.getLogger("mg").warning("%s: bad", {HOSTILE + chr(10) + "ERROR: forged"!r})
+    print({HOSTILE!r})
+raise SystemExit(run(command, []))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [f"WARNING: {SHOWN}", "  ERROR: forged: bad"]
+    assert r"\udcff" in done.stdout
 
 
 @pytest.mark.once

@@ -310,19 +310,23 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(encode, videos, tmp_path)
     (folder / "text.mp4").write_text("I am no video\n" * 50)
     (folder / "empty.mp4").touch()
     (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
     write_video(folder / "short.mp4", waves(9, 3), fps=10)
     write_video(folder / "tiny.mp4", waves(9, 5, height=1, width=6), fps=10)
     bad = ["text.mp4", "empty.mp4", "folder.mp4", "short.mp4", "tiny.mp4", "none.mp4", "../x"]
+    bad += ["pipe.mp4", "/dev/zero"]
     write_index(folder, ["text.mp4", "a.mp4", *bad[1:], "c.mp4"])
     output = encode(videos=folder, code=1)
-    assert "Encoded 2 videos, 0 were done before, 7 failed. 3 clips" in encode.outcome.out[0]
+    assert "Encoded 2 videos, 0 were done before, 9 failed. 3 clips" in encode.outcome.out[0]
     with (output / "bad.csv").open(newline="") as file:
         reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
     assert list(reasons) == sorted(bad)
     for name, reason in (
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
-        ("folder.mp4", "directory"),
+        ("folder.mp4", "no such video file"),
+        ("pipe.mp4", "no such video file"),
+        ("/dev/zero", "no such video file"),
         ("short.mp4", "shorter than a clip of 4 frames"),
         ("tiny.mp4", "6x1 pixels"),
         ("none.mp4", "no such video file"),
@@ -332,8 +336,8 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(encode, videos, tmp_path)
     assert {row["file"] for row in rows_of(output)} == {"a.mp4", "c.mp4"}
     assert not any("Traceback" in line for line in encode.outcome.err)
     again = encode(videos=folder, code=1)
-    assert "Encoded 0 videos, 2 were done before, 7 failed. 3 clips" in encode.outcome.out[0]
-    assert bad_of(again).count("\n") == 8
+    assert "Encoded 0 videos, 2 were done before, 9 failed. 3 clips" in encode.outcome.out[0]
+    assert bad_of(again).count("\n") == 10
 
 
 @once

@@ -299,6 +299,8 @@ def tae_config(header):
         (lambda h: first_array(h).update(shape=["3"]), "entry"),
         (lambda h: first_array(h).update(data_offsets=[0, 2**62]), "entry"),
         (lambda h: first_array(h).update(data_offsets=[-64, 704]), "entry"),
+        (lambda h: first_array(h).update(shape=[10**4000] * 300), "entry"),
+        (lambda h: first_array(h).update(shape=[2**64, 1, 1, 0]), "entry"),
         (lambda h: first_array(h).update(dtype="F64"), "entry"),
         (lambda h: first_array(h).update(dtype={}), "entry"),
         (lambda h: h.update(extra=3), "entry"),
@@ -429,6 +431,15 @@ def test_a_manifest_that_is_no_manifest_is_named(tmp_path):
     refused(tmp_path, "names no latents")
     path.unlink()
     refused(tmp_path, "no such manifest", "mg encode-dataset")
+
+
+def test_a_small_manifest_that_would_fill_the_memory_is_refused(tmp_path):
+    write_latents(tmp_path)
+    path = tmp_path / MANIFEST
+    table = parquet.read_table(path)
+    parquet.write_table(table.take([0] * 2_000_000), path, compression="zstd")
+    assert path.stat().st_size < 300_000
+    refused(tmp_path, MANIFEST, "times as many")
 
 
 def test_every_damaged_byte_of_a_manifest_is_refused_or_harmless(tmp_path, rng):

@@ -231,6 +231,8 @@ def described(**changes):
         described(frames="9"),
         described(fps="0/1"),
         described(fps="25/0"),
+        described(fps="4294967295/1"),
+        described(fps="1/4294967295"),
         described(fps="1e999999999"),
         described(fps=25),
         described(source=3),

@@ -1,5 +1,6 @@
 """LPIPS against the `lpips` package's numbers, and its properties on random weights."""
 
+import json
 import re
 
 import numpy as np
@@ -231,6 +232,8 @@ def test_arrays_of_another_network_are_an_error_that_names_one(tmp_path, name, l
     ("name", "shape"),
     [
         ("features.0.weight", (64, 4, 3, 3)),
+        ("features.0.weight", (64, 3, 5, 5)),
+        ("features.3.squeeze.weight", (16, 64, 3, 3)),
         ("features.4.expand3x3.weight", (64, 16)),
         ("features.12.squeeze.bias", (3,)),
     ],
@@ -255,6 +258,12 @@ def test_a_missing_or_damaged_file_is_an_error_that_names_it(tmp_path):
     path.write_text("no weights at all, but a text")
     with pytest.raises(ValueError, match="a.safetensors: not a whole safetensors file"):
         LPIPS(path)
+    for kind in ("F8_E4M3", "F8_E5M2"):  # which numpy does not have
+        entry = {"dtype": kind, "shape": [4], "data_offsets": [0, 4]}
+        header = json.dumps({"features.0.weight": entry}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        with pytest.raises(ValueError, match="a.safetensors: not a whole safetensors file"):
+            LPIPS(path)
     save(path, random_squeezenet())
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ValueError, match="a.safetensors: not a whole safetensors file"):

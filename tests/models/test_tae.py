@@ -350,6 +350,19 @@ def test_weights_of_another_kind_are_an_error_that_says_what_to_do(shallow, chan
     assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
 
 
+@pytest.mark.skipif(backend.name == "torch", reason="a method of MindSpore's cells")
+@pytest.mark.parametrize("level", [None, "O2", "O3"])
+def test_a_network_cast_by_mindspore_is_an_error_that_says_what_to_do(level):
+    import mindspore
+
+    network = random_network({"ch_mult": [1, 2]})
+    with pytest.raises(ValueError, match='expected float32 .* its option dtype="bf16" or "fp16"'):
+        if level is None:
+            network.to_float(mindspore.float16)
+        else:
+            mindspore.amp.auto_mixed_precision(network, level, dtype=mindspore.float16)
+
+
 @pytest.mark.skipif(backend.name == "mindspore", reason="a setting of PyTorch's")
 def test_another_default_kind_leaves_the_weights_as_they_are(shallow):
     import torch
@@ -380,6 +393,14 @@ def test_a_video_of_another_shape_is_an_error_that_says_both(initial, shape):
     numbers = ", ".join(map(str, shape))
     with pytest.raises(ValueError, match=rf"a video of shape \({numbers}\), {expected}"):
         initial.encode(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, bool])
+def test_values_that_are_integers_are_an_error_that_says_what_to_do(initial, kind):
+    video = np.ones((1, 3, 4, 8, 8), kind)
+    for values in (video, from_numpy(video)):
+        with pytest.raises(ValueError, match="values are .*expected floats .mg.data.to_float"):
+            initial.encode(values)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

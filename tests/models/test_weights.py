@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mg.models.tae.weights import infer_sizes, read_safetensors, read_weights, w
 
 from .random_network import random_network, tiny_network, values_of
 
+ON_MINDSPORE = pytest.mark.skipif(backend.name != "mindspore", reason="reads .ckpt")
 SUFFIXES = [".safetensors"] + [".ckpt"] * (backend.name == "mindspore")
 CHANGE = {"norm_scope": "clip", "scaling_factor": 0.25, "use_quant_conv": True}
 
@@ -294,6 +297,103 @@ def test_a_mindspore_checkpoint_on_torch_is_an_error_that_says_how_to_convert_it
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+def ckpt(path, *entries, end=b""):
+    """A MindSpore checkpoint of (name, type, dims, content)."""
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    message = Checkpoint()
+    for name, kind, dims, content in entries:
+        value = message.value.add(tag=name)
+        value.tensor.tensor_type, value.tensor.tensor_content = kind, content
+        value.tensor.dims.extend(dims)
+    path.write_bytes(message.SerializeToString() + end)
+    return str(path)
+
+
+@ON_MINDSPORE
+def test_a_mindspore_checkpoint_is_read_as_mindspore_reads_it(tmp_path, rng):
+    import mindspore
+
+    arrays = {"a": rng.standard_normal((2, 3)), "b": np.float32(3), "c": np.zeros((0, 2))}
+    arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    parameters = [{"name": n, "data": mindspore.Tensor(a)} for n, a in arrays.items() if a.size]
+    parameters.append({"name": "d", "data": mindspore.Tensor([1.5, -2], mindspore.bfloat16)})
+    path = str(tmp_path / "a.ckpt")
+    for checksum in (False, True):
+        mindspore.save_checkpoint(parameters, path, crc_check=checksum)
+        expected = {
+            n: np.asarray(p.asnumpy(), np.float32)
+            for n, p in mindspore.load_checkpoint(path).items()
+        }
+        assert_equal(backend.read_ckpt(path), expected)
+        assert backend.read_ckpt(path)["b"].shape == ()
+    content = bytearray(Path(path).read_bytes())
+    content[20] ^= 1
+    Path(path).write_bytes(content)
+    with pytest.raises(ValueError, match="a.ckpt: not a whole MindSpore checkpoint"):
+        backend.read_ckpt(path)
+
+
+@ON_MINDSPORE
+def test_a_large_array_of_a_mindspore_checkpoint_comes_in_parts(tmp_path):
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    halves = [("a", "Float32", (2, 3), values.tobytes()[k : k + 12]) for k in (0, 12)]
+    path = ckpt(tmp_path / "a.ckpt", *halves, ("b", "Int32", (1,), b"\1\0\0\0"))
+    read = backend.read_ckpt(path)
+    np.testing.assert_array_equal(read["a"], values)
+    assert read["b"].tolist() == [1]
+
+
+@ON_MINDSPORE
+@pytest.mark.parametrize(
+    ("kind", "dims", "size"),
+    [
+        ("Float32", (1,), 4000),  # MindSpore's own reader writes beyond the array
+        ("Float32", (5,), 16),
+        ("Float32", (4,), 15),
+        ("Float32", (2 * 10**9,), 16),
+        ("Float32", (-1,), 4),
+        ("Float32", (-1, -1), 4),
+        ("Float32", (0,), 8),
+        ("Float32", (1,) * 40, 4),
+        ("Float64", (1,), 4),
+        ("Float128", (1,), 16),
+        ("str", (1,), 4),
+        ("", (), 0),
+    ],
+)
+def test_a_mindspore_checkpoint_whose_shapes_and_contents_differ_is_refused(
+    tmp_path, kind, dims, size
+):
+    path = ckpt(tmp_path / "a.ckpt", ("conv", kind, dims, bytes(size)))
+    with pytest.raises(ValueError, match=r"a.ckpt: not a whole MindSpore checkpoint \('conv' is"):
+        backend.read_ckpt(path)
+
+
+@ON_MINDSPORE
+def test_a_name_that_comes_twice_in_a_mindspore_checkpoint_is_refused(tmp_path):
+    a, b = (("a", "Float32", (1,), bytes(4)), ("b", "Float32", (1,), bytes(4)))
+    with pytest.raises(ValueError, match="not a whole MindSpore checkpoint"):
+        backend.read_ckpt(ckpt(tmp_path / "a.ckpt", a, b, a))
+
+
+def test_a_shape_beyond_numpys_is_an_error_that_names_the_array(tmp_path):
+    header = {"conv": {"dtype": "F32", "shape": [0, 2**62, 4], "data_offsets": [0, 0]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ValueError, match="a.safetensors"):
+        read_weights(tmp_path / "a.safetensors")
+
+
+@pytest.mark.once
+def test_a_pipe_in_place_of_a_config_is_no_file(tmp_path, network):
+    network.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(FileNotFoundError, match="config.json: no such file"):
+        TemporalAutoencoder.from_pretrained(tmp_path)
+
+
 def test_arrays_that_are_no_numbers_are_an_error(tmp_path):
     path = save_raw(tmp_path / "a.safetensors", {"x": np.zeros(3, np.int64)})
     with pytest.raises(ValueError, match="a.safetensors: x is of type I64, expected floating"):
@@ -337,7 +437,8 @@ def test_a_config_that_is_missing_can_be_given_and_is_warned_of(tmp_path, arrays
     assert TemporalAutoencoder(path, known).config["norm_scope"] == "clip"
     assert [record.getMessage() for record in caplog.records] == [
         f"{path} carries no config: scaling_factor, shift_factor, attention_window, "
-        "upsample_padding are assumed to be TAE_CONFIG's"
+        "upsample_padding are assumed to be TAE_CONFIG's; where they are not, results are wrong: "
+        "give the config it was trained with (config=)"
     ]
 
 

@@ -48,7 +48,7 @@ def test_a_state_that_is_none_is_refused(written, text):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("text", ["", "- a", "{"])
+@pytest.mark.parametrize("text", ["", "- a", "{", "a: &a 1\nb: *a"])
 def test_a_recipe_that_is_none_is_refused(written, text):
     (written / "recipe.yaml").write_text(text)
     with pytest.raises(ValueError, match="step_4: not a checkpoint of that name"):

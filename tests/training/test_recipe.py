@@ -221,6 +221,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("tae_config: {ch: 4, ch: 8}", "the key ch stands there twice"),
         ("tae_config: &x {a: *x}", "there is an alias"),
         pytest.param(BOMB, "there is an alias", id="aliases of aliases"),
+        ("config: other.yaml", "the key config"),
     ],
 )
 def test_a_file_of_options_that_is_no_plain_yaml_is_refused_at_once(tmp_path, capsys, text, reason):

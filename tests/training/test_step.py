@@ -363,6 +363,15 @@ def test_a_restored_step_goes_on_counting_skipped_updates(make_step):
     assert other(2, [video(2)], 1e-2)["skipped_updates"] == 1
 
 
+@pytest.mark.parametrize("count", [-5, 10**400, "x", 1.0, None])
+@pytest.mark.parametrize("name", ["optimizer_steps", "applied_updates", "skipped_updates"])
+def test_a_count_that_is_none_is_refused(make_step, name, count):
+    _, step = make_step()
+    arrays, numbers = step.state()
+    with pytest.raises(ValueError, match=f"the checkpoint's {name} is "):
+        step.restore(arrays, {**numbers, name: count})
+
+
 @pytest.mark.parametrize("file", ["tae", "ema", "optimizer"])
 def test_a_state_whose_arrays_do_not_fit_is_refused(make_step, file):
     _, step = make_step(ema_decay=0.9)

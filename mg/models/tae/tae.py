@@ -527,5 +527,10 @@ def _config_of(arrays: Arrays, stored: dict | None, changes: dict, *, source: st
     assumed = [key for key in config if key not in sizes and key not in changes]
     if stored is None and base is TAE_CONFIG and assumed:  # saved by the framework, say
         keys = ", ".join(assumed)
-        logger.warning("%s carries no config: %s are assumed to be TAE_CONFIG's", source, keys)
+        logger.warning(
+            "%s carries no config: %s are assumed to be TAE_CONFIG's; where they are not, results "
+            "are wrong: give the config it was trained with (config=)",
+            source,
+            keys,
+        )
     return {**config, **changes}

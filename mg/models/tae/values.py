@@ -1,5 +1,7 @@
 """What goes into the network: checked, and made to fit. Shapes `(b c t h w)`."""
 
+import re
+
 import numpy as np
 
 from mg import backend
@@ -11,7 +13,7 @@ def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
 
     Raises:
         ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
-            values that are not finite.
+            values that are integers or not finite.
     """
     x = _tensor(x)
     if x.ndim != 5 or x.shape[1] != channels or min(x.shape) < 1 or min(x.shape[3:]) < smallest:
@@ -100,7 +102,13 @@ def _is_whole(number: object, least: int) -> bool:
 
 def _tensor(x: Tensor) -> Tensor:
     if not backend.is_tensor(x):
-        return backend.from_numpy(np.asarray(x, np.float32))
+        x = np.asarray(x)
+    if re.search("int|bool", str(x.dtype).lower()):
+        raise ValueError(
+            f"values are {x.dtype}, expected floats (mg.data.to_float makes a video of frames)"
+        )
+    if isinstance(x, np.ndarray):
+        return backend.from_numpy(x.astype(np.float32, copy=False))
     return backend.cast(x, backend.dtype("fp32"))  # MindSpore has little bf16 arithmetic on a CPU
 
 

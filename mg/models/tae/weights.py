@@ -97,10 +97,10 @@ def _located(path: str | os.PathLike) -> Path:
 
 def _read_config(path: Path) -> dict:
     """The config of a directory; keys that begin with an underscore are notes about it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
         config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not JSON") from None
     if not isinstance(config, dict):
@@ -148,7 +148,10 @@ def _to_array(entry: dict, where: str) -> np.ndarray:
     array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
     if entry["dtype"] == "BF16":  # the upper half of a float32
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False).reshape(entry["shape"])
+    try:
+        return array.astype(np.float32, copy=False).reshape(entry["shape"])
+    except ValueError as error:  # nothing, in a shape beyond numpy's
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_kind(kind: object, is_known: bool, where: str) -> None:

@@ -1,0 +1,34 @@
+"""Options in YAML, as recipes and `--config` files hold them."""
+
+import yaml
+
+
+def parse_options(text: str) -> dict:
+    """A YAML mapping of nothing but numbers, texts, lists and mappings.
+
+    Raises:
+        ValueError: it is none, has an alias, which a few lines can repeat without end, or a key
+            twice.
+    """
+    try:
+        options = yaml.load(text, _Loader)
+    except (yaml.YAMLError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(error) from None
+    if not isinstance(options, dict):
+        raise ValueError("expected a line `key: value` for each option")
+    return options
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("there is an alias, expected every value in its place")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = set()
+        for key, _ in node.value:
+            if str(key.value) in keys:
+                raise yaml.YAMLError(f"the key {key.value} stands there twice")
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
