@@ -2,6 +2,8 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -301,6 +303,20 @@ def test_videos_of_the_data_set_are_never_replaced(tmp_path, checkpoint, capsys,
     outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, tmp_path), capsys)
     outcome.assert_refused("a.mp4", "another output_path")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.once
+def test_a_folder_whose_name_is_no_text_is_written_of(checkpoint, tmp_path):
+    folder = tmp_path / "videos\udcff"
+    write_video(folder / "a.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=10)
+    write_index(folder, ["a.mp4", "none.mp4"])
+    output = tmp_path / "out"
+    args = evaluate_flags(checkpoint, folder, output, image_size=16, num_frames=4)
+    done = subprocess.run(
+        [sys.executable, "-m", "mg", "evaluate", *map(str, args)], capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert r"videos\udcff/none.mp4" in (output / "metrics.csv").read_text("utf-8")
 
 
 def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact):

@@ -101,15 +101,15 @@ def _is_whole(number: object, least: int) -> bool:
 
 
 def _tensor(x: Tensor) -> Tensor:
-    if not backend.is_tensor(x):
-        x = np.asarray(x)
-    if re.search("int|bool", str(x.dtype).lower()):
+    values = x if backend.is_tensor(x) else np.asarray(x)
+    if re.search("int|bool", str(values.dtype).lower()):
         raise ValueError(
-            f"values are {x.dtype}, expected floats (mg.data.to_float makes a video of frames)"
+            f"values are {values.dtype}, expected floats (mg.data.to_float makes a video of frames)"
         )
-    if isinstance(x, np.ndarray):
-        return backend.from_numpy(x.astype(np.float32, copy=False))
-    return backend.cast(x, backend.dtype("fp32"))  # MindSpore has little bf16 arithmetic on a CPU
+    if isinstance(values, np.ndarray):
+        return backend.from_numpy(values.astype(np.float32, copy=False))
+    # MindSpore has little bf16 arithmetic on a CPU.
+    return backend.cast(values, backend.dtype("fp32"))
 
 
 def _all_finite(x: Tensor) -> bool:
