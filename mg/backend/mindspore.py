@@ -9,23 +9,17 @@ that MindSpore's graph compiler reads.
 # pyright: reportArgumentType=false
 
 import functools
-import itertools
-import math
 import os
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from google.protobuf.message import DecodeError
 from mindspore import Tensor, communication, nn, ops
 from mindspore.common import _no_grad
 from mindspore.ops.primitive import constexpr
-from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from mg.backend import shared
 from mg.backend.mindspore_kernels import Frames, GroupNorm, on_cpu, reduce_sum
@@ -65,7 +59,6 @@ __all__ = [
     "no_grad",
     "parameter",
     "rank",
-    "read_ckpt",
     "recompute",
     "relu",
     "set_device",
@@ -75,7 +68,6 @@ __all__ = [
     "value_and_grad",
     "version",
     "world_size",
-    "write_ckpt",
 ]
 
 
@@ -589,74 +581,6 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
         raise ConnectionError(
             f"another process of this run ended or is out of reach: {reason}"
         ) from None
-
-
-# Files
-
-
-_CKPT_CHECKSUM = b"crc_num"  # may stand at the end, before ten bytes
-_CKPT_DTYPES = {
-    "Float64": np.float64,
-    "Float32": np.float32,
-    "Float16": np.float16,
-    "BFloat16": np.uint16,  # the upper half of a float32
-    "Int64": np.int64,
-    "Int32": np.int32,
-    "Int8": np.int8,
-    "UInt8": np.uint8,
-    "Bool": np.bool_,
-}
-
-
-def read_ckpt(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a MindSpore checkpoint (a protobuf message, nothing is executed). bf16 becomes
-    float32.
-
-    MindSpore's own reader trusts the file: it copies contents of any length into arrays of the
-    shapes that stand beside them (2.8.0).
-
-    Raises:
-        ValueError: the file is no whole checkpoint.
-    """
-    content = Path(path).read_bytes()
-    whole = True
-    if content[-17:-10] == _CKPT_CHECKSUM:
-        content, checksum = content[:-17], int.from_bytes(content[-10:], "big")
-        whole = zlib.crc32(content) == checksum
-    message = Checkpoint()
-    try:
-        message.ParseFromString(content)
-    except DecodeError:
-        whole = False
-    if not whole or not message.value:
-        raise ValueError(f"{path}: not a whole MindSpore checkpoint")
-    arrays = {}
-    for name, parts in itertools.groupby(message.value, lambda value: value.tag):
-        tensors = [part.tensor for part in parts]  # a large one comes in several, of one shape
-        kind, shape = tensors[0].tensor_type, tuple(tensors[0].dims)
-        content = b"".join(tensor.tensor_content for tensor in tensors)
-        dtype = np.dtype(_CKPT_DTYPES.get(kind, np.void))
-        if shape == (0,) and content:
-            shape = ()  # as MindSpore writes a scalar
-        size = math.prod(shape) * dtype.itemsize
-        fits = len(shape) <= 8 and min(shape, default=0) >= 0 and size == len(content)
-        if kind not in _CKPT_DTYPES or not fits or name in arrays:
-            raise ValueError(
-                f"{path}: not a whole MindSpore checkpoint ({name!r} is {kind!r} of shape {shape} "
-                f"in {len(content)} bytes)"
-            )
-        array = np.frombuffer(content, dtype).reshape(shape)
-        if kind == "BFloat16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        arrays[name] = array.copy()
-    return arrays
-
-
-def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
-    try:
-        ms.save_checkpoint([{"name": n, "data": Tensor(a)} for n, a in arrays.items()], path)
-    finally:
-        Path(path).with_suffix(".tmp").unlink(missing_ok=True)  # what MindSpore leaves if it fails
 
 
 def _first_line(error: Exception) -> str:

@@ -61,7 +61,6 @@ __all__ = [
     "no_grad",
     "parameter",
     "rank",
-    "read_ckpt",
     "recompute",
     "relu",
     "set_device",
@@ -71,7 +70,6 @@ __all__ = [
     "value_and_grad",
     "version",
     "world_size",
-    "write_ckpt",
 ]
 
 ModuleList = torch.nn.ModuleList
@@ -606,28 +604,3 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
         ) from None
     parts = flat.split([tensor.numel() for tensor in tensors])
     return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-# Files
-
-
-def read_ckpt(path: str) -> dict[str, np.ndarray]:
-    """MindSpore's checkpoint format needs MindSpore.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        f"{path}: reading .ckpt needs MindSpore; where it is installed, "
-        f"`mg convert-checkpoint --src {path} --target FILE.safetensors` makes a "
-        "file that both frameworks read"
-    )
-
-
-def write_ckpt(path: str, arrays: dict[str, np.ndarray]) -> None:
-    """MindSpore's checkpoint format needs MindSpore.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError("writing .ckpt needs MindSpore; use a name ending in .safetensors")

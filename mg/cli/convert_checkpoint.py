@@ -1,5 +1,5 @@
-"""Rewrite a checkpoint: in the other format, `.ckpt` (needs MindSpore) or `.safetensors`, in half
-precision, or with its own scaling."""
+"""Rewrite a checkpoint: as `.ckpt`, MindSpore's format, or `.safetensors`, in half precision, or
+with its own scaling."""
 
 import sys
 
@@ -11,8 +11,8 @@ from mg.latents.stats import latent_statistics
 
 def command(args: list[str] | None) -> None:
     parser = Parser(
-        description="Rewrite a TAE checkpoint, one of mindone's too, as .safetensors (read on both "
-        "frameworks) or as .ckpt. Whatever is a .ckpt needs MindSpore."
+        description="Rewrite a TAE checkpoint, one of mindone's too, as .safetensors or as "
+        "MindSpore's .ckpt. Both are read on both frameworks."
     )
     parser.add_argument("--src", required=True, help="Checkpoint to read.")
     parser.add_argument("--target", required=True, help="Checkpoint to write.")

@@ -8,7 +8,7 @@ class Evaluation:
     """What to reconstruct, with which weights.
 
     Args:
-        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
+        ckpt_path: Checkpoint of the TAE, .safetensors or .ckpt.
         csv_path: CSV file with a column of videos, relative to video_folder.
         video_folder: Folder of the videos.
         output_path: Where reconstructions, metrics.csv, metrics.json and report.html go.

@@ -9,7 +9,7 @@ class DatasetEncoding:
     """What to encode, by which weights, and what to keep of it.
 
     Args:
-        ckpt_path: Checkpoint of the TAE, .safetensors or (MindSpore) .ckpt.
+        ckpt_path: Checkpoint of the TAE, .safetensors or .ckpt.
         csv_path: CSV file with a column of videos, relative to video_folder.
         video_folder: Folder of the videos.
         output_path: Where manifest.parquet, bad.csv and the shards of latents go. The same command

@@ -52,12 +52,16 @@ def signature(function):
     }
 
 
+REFUSED = {"to_float"}  # of the framework's modules; PyTorch's counterpart begins with "_"
+
+
 def public_methods(node):
     return {
         method.name: signature(method)
         for method in node.body
         if isinstance(method, ast.FunctionDef)
         and (method.name == "__init__" or not method.name.startswith("_"))
+        and method.name not in REFUSED
     }
 
 

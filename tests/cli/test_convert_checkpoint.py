@@ -2,15 +2,12 @@ import numpy as np
 import pytest
 from latents.latent_files import write_latents
 
-from mg import backend
 from mg.cli import convert_checkpoint
 from mg.files import sha256
 from mg.latents.stats import latent_statistics
 from mg.models.tae.weights import read_weights, write_weights
 
 from .support import run, write_checkpoint
-
-needs_mindspore = pytest.mark.skipif(backend.name != "mindspore", reason=".ckpt needs MindSpore")
 
 
 def convert(source, target, capsys):
@@ -24,7 +21,6 @@ def assert_same(first, second):
     assert all(np.array_equal(arrays[name], others[name]) for name in arrays)
 
 
-@needs_mindspore
 def test_there_and_back_changes_nothing(tmp_path, capsys):
     first = write_checkpoint(tmp_path / "a.safetensors", norm_scope="clip", scaling_factor=0.5)
     assert convert(first, tmp_path / "b.ckpt", capsys).code == 0
@@ -33,7 +29,6 @@ def test_there_and_back_changes_nothing(tmp_path, capsys):
     assert_same(first, tmp_path / "c" / "c.safetensors")
 
 
-@needs_mindspore
 def test_mindones_checkpoint_gets_its_config_and_loses_what_is_unused(test_data, tmp_path, capsys):
     target = tmp_path / "tae.safetensors"
     source = test_data / "golden" / "mindone_tae_dev.ckpt"
@@ -50,16 +45,6 @@ def test_safetensors_are_copied(tmp_path, capsys):
     assert outcome.code == 0
     assert outcome.out == [f"Wrote {tmp_path / 'b.safetensors'}"]
     assert_same(first, tmp_path / "b.safetensors")
-
-
-@pytest.mark.skipif(backend.name != "torch", reason="MindSpore reads .ckpt")
-def test_ckpt_without_mindspore_is_refused_in_one_line(tmp_path, capsys):
-    (tmp_path / "a.ckpt").write_bytes(b"")
-    outcome = convert(tmp_path / "a.ckpt", tmp_path / "b.safetensors", capsys)
-    outcome.assert_refused("a.ckpt", "needs MindSpore")
-    first = write_checkpoint(tmp_path / "a.safetensors")
-    convert(first, tmp_path / "b.ckpt", capsys).assert_refused("b.ckpt", "needs MindSpore")
-    assert not list(tmp_path.glob("b.*"))
 
 
 def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):

@@ -116,10 +116,3 @@ def test_a_target_of_another_kind_is_named_in_one_line(image_vae, tmp_path, caps
     outcome = inflate_to(folder, tmp_path / "tae.pth", capsys)
     outcome.assert_refused("tae.pth", ".safetensors", ".ckpt")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(backend.name != "torch", reason="MindSpore writes .ckpt")
-def test_ckpt_without_mindspore_is_named_in_one_line(image_vae, tmp_path, capsys):
-    _, folder = image_vae
-    inflate_to(folder, tmp_path / "tae.ckpt", capsys).assert_refused("MindSpore", "safetensors")
-    assert list(tmp_path.iterdir()) == []

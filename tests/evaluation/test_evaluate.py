@@ -241,7 +241,6 @@ def test_tiles_and_lpips_are_optional(videos, test_data, checkpoint, tmp_path, c
     assert count_frames(output / "a.mp4") == 34
 
 
-@pytest.mark.skipif(backend.name != "mindspore", reason=".ckpt needs MindSpore")
 def test_both_formats_of_a_checkpoint_give_the_same_numbers(
     evaluated, videos, checkpoint, tmp_path, capsys
 ):
@@ -406,8 +405,6 @@ def test_what_does_not_fit_is_named_in_one_line_and_nothing_is_written(
 def test_a_truncated_checkpoint_is_named_in_one_line(
     videos, checkpoint, tmp_path, capsys, suffix, kept
 ):
-    if suffix == ".ckpt" and backend.name != "mindspore":
-        pytest.skip(".ckpt needs MindSpore")
     path = tmp_path / f"cut{suffix}"
     write_weights(path, *read_weights(checkpoint))
     path.write_bytes(path.read_bytes()[:kept])

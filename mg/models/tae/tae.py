@@ -47,7 +47,7 @@ class TemporalAutoencoder(Module):
     and its weights stay float32: PyTorch's `.to(device)` is not supported, and `.half()` refused.
 
     Args:
-        pretrained: a checkpoint, `.safetensors` or (MindSpore) `.ckpt`, the directory that
+        pretrained: a checkpoint, `.safetensors` or MindSpore's `.ckpt`, the directory that
             `save_pretrained` made, or "small", the weights in the box (docs/tae_small.md). It
             brings its config; one of mindone's gets MINDONE_TAE_CONFIG, and one without, as
             frameworks save parameters, TAE_CONFIG with a warning. None: initial weights.

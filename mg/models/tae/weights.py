@@ -1,4 +1,4 @@
-"""Checkpoints: `.safetensors` on both frameworks, `.ckpt` on MindSpore.
+"""Checkpoints: `.safetensors`, and `.ckpt`, MindSpore's, both on both frameworks.
 
 Both hold the same parameter names. The config travels in the file: in the metadata of a
 `.safetensors`, in an entry of its own of a `.ckpt`. Nothing in a file is ever executed.
@@ -53,7 +53,9 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         arrays, metadata = read_safetensors(path)
         text = metadata.get(CONFIG_KEY)
     elif path.suffix == ".ckpt":
-        arrays = backend.read_ckpt(str(path))
+        from mg.models.tae.ckpt import read_ckpt  # here: a network without files does without it
+
+        arrays = read_ckpt(path)
         stored = arrays.pop(CONFIG_KEY, None)
         text = None if stored is None else stored.astype(np.uint8).tobytes()
         for name, array in arrays.items():
@@ -168,7 +170,7 @@ def write_weights(
         half: store float16.
 
     Raises:
-        ValueError: a suffix other than `.safetensors` or (MindSpore) `.ckpt`; a number that half
+        ValueError: a suffix other than `.safetensors` or `.ckpt`; a number that half
             precision does not hold.
         OSError: the file cannot be written.
     """
@@ -182,9 +184,11 @@ def write_weights(
         write_arrays(path, arrays, {CONFIG_KEY: text})
         return
     stored = np.frombuffer(text.encode(), np.uint8)
+    from mg.models.tae.ckpt import write_ckpt
+
     with atomic_path(path) as temporary:
         try:
-            backend.write_ckpt(str(temporary), {**arrays, CONFIG_KEY: stored})
+            write_ckpt(temporary, {**arrays, CONFIG_KEY: stored})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         except OSError as error:
