@@ -2,15 +2,10 @@
 
 import ast
 import logging
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from mg import backend
 from mg.backend import named_parameters, to_numpy
 from mg.models.tae.tae import MINDONE_TAE_CONFIG, TemporalAutoencoder
 from mg.models.tae.weights import read_weights
@@ -27,22 +22,8 @@ def golden(test_data):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(golden, tmp_path_factory):
-    """The checkpoint, in the format that this backend reads; MindSpore converts it for PyTorch."""
-    source = golden / "mindone_tae_dev.ckpt"
-    if backend.name == "mindspore":
-        return source
-    if find_spec("mindspore") is None:
-        pytest.skip("MindSpore, which converts the checkpoint, is not installed")
-    target = tmp_path_factory.mktemp("mindone") / "converted.safetensors"
-    command = [sys.executable, "-m", "mg.cli.convert_checkpoint"]
-    subprocess.run(
-        [*command, "--src", str(source), "--target", str(target)],
-        env={**os.environ, "MG_BACKEND": "mindspore"},
-        check=True,
-        timeout=300,
-    )
-    return target
+def checkpoint(golden):
+    return golden / "mindone_tae_dev.ckpt"
 
 
 def test_what_the_network_computes_is_what_mindones_computes(golden, checkpoint):
@@ -56,7 +37,6 @@ def test_what_the_network_computes_is_what_mindones_computes(golden, checkpoint)
     np.testing.assert_allclose(to_numpy(decoded), expected["decoded"][1:], rtol=0, atol=1e-4)
 
 
-@pytest.mark.skipif(backend.name == "torch", reason="the conversion has dropped them")
 def test_unused_parameters_are_dropped_with_a_log_line(checkpoint, caplog):
     arrays, config = read_weights(checkpoint)
     unused = [name for name in arrays if ".temb_proj." in name]
