@@ -55,18 +55,23 @@ class Progress:
         for name in ("step", "batches", "items"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"its {name} is {getattr(self, name)!r}")
-        if self.best is not None:
-            numbers = [self.best.get("step"), self.best.get("psnr"), self.best.get("videos", 0)]
-            if not _are_numbers(numbers) or not isinstance(self.best.get("weights"), str):
-                raise ValueError(f"its best is {self.best!r}")
-        if self.ceiling is not None and not (
-            "ceiling/psnr" in self.ceiling and _are_numbers(self.ceiling.values())
+        best, ceiling = self.best, self.ceiling
+        if best is not None and not (
+            isinstance(best, dict)
+            and _are_numbers([best.get("step"), best.get("psnr"), best.get("videos", 0)])
+            and isinstance(best.get("weights"), str)
         ):
-            raise ValueError(f"its ceiling is {self.ceiling!r}")
+            raise ValueError(f"its best is {best!r}")
+        if ceiling is not None and not (
+            isinstance(ceiling, dict)
+            and "ceiling/psnr" in ceiling
+            and _are_numbers(ceiling.values())
+        ):
+            raise ValueError(f"its ceiling is {ceiling!r}")
 
 
-def _are_numbers(numbers: Iterable[object]) -> bool:
-    return all(isinstance(number, int | float) for number in numbers)
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 class Trainer:

@@ -8,6 +8,7 @@ import pytest
 from mg import backend
 from mg.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from mg.training.optimizer_state import optimizer_state
+from mg.training.trainer import Progress
 
 
 def test_first_and_second_moments_are_saved_under_their_names():
@@ -53,3 +54,29 @@ def test_a_recipe_that_is_none_is_refused(written, text):
     (written / "recipe.yaml").write_text(text)
     with pytest.raises(ValueError, match="step_4: not a checkpoint of that name"):
         read_checkpoint(written)
+
+
+BEST = {"step": 2, "psnr": 20.5, "weights": "checkpoints/step_2/tae.safetensors"}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": -1},
+        {"items": 1.0},
+        {"best": "x"},
+        {"best": {**BEST, "psnr": "x"}},
+        {"best": {**BEST, "weights": 3}},
+        {"ceiling": "ceiling/psnr"},
+        {"ceiling": ["ceiling/psnr"]},
+        {"ceiling": {"a": 1}},
+        {"ceiling": {"ceiling/psnr": None}},
+    ],
+    ids=str,
+)
+def test_progress_that_no_run_has_made_is_refused(change):
+    (name,) = change
+    Progress(best=BEST, ceiling={"ceiling/psnr": 30.0, "ceiling/ssim": 0.9})
+    with pytest.raises(ValueError, match=f"its {name} is "):
+        Progress(**change)
