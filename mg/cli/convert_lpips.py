@@ -41,6 +41,8 @@ def _read(path: str) -> dict:
         import torch
     except ImportError:
         raise ValueError("reading .pth files needs PyTorch: pip install torch") from None
+    if torch.__version__ < "2.6":  # as versions; CVE-2025-32434 is of older ones
+        raise ValueError(f"reading .pth files safely needs PyTorch 2.6, not {torch.__version__}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:

@@ -164,3 +164,13 @@ def test_tensors_without_names_are_not_lpips(tmp_path, capsys):
     path = tmp_path / "a.pth"
     torch.save({1: torch.zeros(1)}, path)
     convert(path, path, tmp_path / "lpips.safetensors", capsys).assert_refused("is missing")
+
+
+def test_a_pytorch_that_does_not_read_safely_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    outcome = convert("a.pth", "b.pth", tmp_path / "c.safetensors", capsys)
+    outcome.assert_refused("needs PyTorch 2.6, not 2.5.1")
+
+
+def test_a_target_that_is_no_safetensors_is_refused(tmp_path, capsys):
+    convert("a.pth", "b.pth", tmp_path / "c.pth", capsys).assert_refused("c.pth", ".safetensors")
