@@ -76,6 +76,11 @@ def write_arrays(
             raise OSError(f"{path}: cannot be written ({error})") from None
 
 
+def from_bf16(bits: np.ndarray) -> np.ndarray:
+    """bf16 numbers, stored as uint16, in float32, of which they are the upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def lock_folder(
     folder: str | os.PathLike, *, shared: bool, busy: str, name: str = ".lock"
 ) -> TextIO:

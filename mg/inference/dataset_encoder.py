@@ -14,7 +14,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
-from mg.data.opening import check_file
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.network import check_size
@@ -90,7 +89,6 @@ class DatasetEncoder:
         path = Path(self._settings.video_folder) / source.files[0].name
         content = source.video_sha256 or ""
         try:
-            check_file(path)
             content = content or _sha256(path)
             if self._inventory.is_complete(content):
                 count = self._inventory.count(content)

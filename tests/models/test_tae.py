@@ -350,6 +350,16 @@ def test_weights_of_another_kind_are_an_error_that_says_what_to_do(shallow, chan
     assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
 
 
+@pytest.mark.skipif(backend.name == "torch", reason="MindSpore's compiler")
+def test_mindspores_jit_takes_moments_and_pixels(shallow):
+    import mindspore
+
+    x, z = from_numpy(random_video(1, 3, 4, 8, 8)), from_numpy(random_video(1, 4, 2, 4, 4))
+    for function, given in ((shallow.moments, x), (shallow.pixels, z)):
+        compiled = mindspore.jit(function)(given)
+        np.testing.assert_allclose(to_numpy(compiled), to_numpy(function(given)), atol=1e-5)
+
+
 @pytest.mark.skipif(backend.name == "torch", reason="a method of MindSpore's cells")
 @pytest.mark.parametrize("level", [None, "O2", "O3"])
 def test_a_network_cast_by_mindspore_is_an_error_that_says_what_to_do(level):

@@ -287,14 +287,14 @@ def test_another_suffix_is_an_error_to_read_and_to_write(tmp_path, arrays):
     assert not list(tmp_path.iterdir())
 
 
-def ckpt(path, *entries, end=b""):
+def ckpt(path, *entries):
     """A MindSpore checkpoint of (name, type, dims, content)."""
     message = ckpt_message()
     for name, kind, dims, content in entries:
         value = message.value.add(tag=name)
         value.tensor.tensor_type, value.tensor.tensor_content = kind, content
         value.tensor.dims.extend(dims)
-    path.write_bytes(message.SerializeToString() + end)
+    path.write_bytes(message.SerializeToString())
     return path
 
 
@@ -374,7 +374,7 @@ def test_a_shape_beyond_numpys_is_an_error_that_names_the_array(tmp_path):
     header = {"conv": {"dtype": "F32", "shape": [0, 2**62, 4], "data_offsets": [0, 0]}}
     text = json.dumps(header).encode()
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
-    with pytest.raises(ValueError, match="a.safetensors"):
+    with pytest.raises(ValueError, match="a.safetensors: conv: "):
         read_weights(tmp_path / "a.safetensors")
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
+from mg.files import from_bf16
+
 _FORMAT = """
 name: "mg/ckpt.proto" package: "mg"
 message_type {
@@ -38,7 +40,7 @@ _DTYPES = {
     "Float64": np.float64,
     "Float32": np.float32,
     "Float16": np.float16,
-    "BFloat16": np.uint16,  # the upper half of a float32
+    "BFloat16": np.uint16,  # `from_bf16` widens it
     "Int64": np.int64,
     "Int32": np.int32,
     "Int8": np.int8,
@@ -89,9 +91,7 @@ def read_ckpt(path: Path) -> dict[str, np.ndarray]:
                 f"in {len(content)} bytes)"
             )
         array = np.frombuffer(content, dtype).reshape(shape)
-        if kind == "BFloat16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        arrays[name] = array.copy()
+        arrays[name] = from_bf16(array) if kind == "BFloat16" else array.copy()
     return arrays
 
 

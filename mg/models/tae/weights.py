@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mg import backend
-from mg.files import atomic_path, write_arrays
+from mg.files import atomic_path, from_bf16, write_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ def _to_array(entry: dict, where: str) -> np.ndarray:
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
     _check_kind(entry["dtype"], entry["dtype"] in kinds, where)
     array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
-    if entry["dtype"] == "BF16":  # the upper half of a float32
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    if entry["dtype"] == "BF16":
+        array = from_bf16(array)
     try:
         return array.astype(np.float32, copy=False).reshape(entry["shape"])
     except ValueError as error:  # nothing, in a shape beyond numpy's
