@@ -10,7 +10,7 @@ from typing import NamedTuple
 EPSILON = 1e-6  # of group norm's variance, as in the image autoencoders
 ZERO_FRAME = -1  # in a table: no input frame, but zeros
 
-CALLS_BEFORE_COMPILED = 8  # of a step that recurs: about what its graph takes to be earned back
+CALLS_BEFORE_COMPILED = 8  # of a step that recurs: about as many as pay for compiling its graph
 
 
 def frame_table(

@@ -382,8 +382,8 @@ def _checkpointed(module: Module, *args):
 
 
 def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
-    """Whether to compile, by an option that is True, False, or None for MindSpore only, and there
-    not where a compiled training step `saves_memory` less than it takes."""
+    """Whether to compile, by an option that is True, False, or None: on MindSpore, but not on its
+    CPU for a step that recomputes (`saves_memory`), where a graph takes more than that saves."""
     del saves_memory
     return bool(option)  # torch.compile takes minutes on a CPU
 

@@ -19,7 +19,7 @@ def command(args: list[str] | None) -> None:
     parser.add_argument(
         "--target",
         required=True,
-        help="Checkpoint to write, named *.safetensors or (MindSpore) *.ckpt.",
+        help="Checkpoint to write, named *.safetensors or, in MindSpore's format, *.ckpt.",
     )
     options = parser.parse_args(args)
     from mg.models.tae.inflation import inflate

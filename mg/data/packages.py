@@ -5,12 +5,14 @@ an archive is never unpacked as a whole.
 """
 
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -52,7 +54,7 @@ def download(package: Package, folder: Path, mirror: str | None = None) -> Path:
         return found
     folder.mkdir(parents=True, exist_ok=True)
     # Beside the others, and moved when whole: an interrupted download leaves no half archive.
-    with TemporaryDirectory(prefix=".download-", dir=folder) as place:
+    with TemporaryDirectory(prefix=".download-", dir=folder.absolute()) as place:
         if package.registry.startswith("pypi"):
             _pip(package, Path(place))
         else:
@@ -88,7 +90,7 @@ def extract(archive: Path, wanted: dict[str, tuple[str, Path]]) -> None:
                     temporary.write_bytes(content)
                 if not left:
                     return
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise OSError(f"{archive}: damaged: {error}") from error
     raise ValueError(f"{archive}: has no file {min(left)}")
 

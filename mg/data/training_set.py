@@ -221,7 +221,8 @@ def _pan(photo: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
     height, width = photo.shape[:2]
     largest = min(height, width)
     first, last = rng.uniform(min(side, largest), largest, 2)
-    sides = np.geomspace(first, last, PIECE)  # of what it sees
+    # Of what it sees; rounding may take it past the photograph.
+    sides = np.geomspace(first, last, PIECE).clip(max=largest)
     start, end = rng.random((2, 2))
     tops, lefts = np.linspace(start, end, PIECE).T * (np.array([[height], [width]]) - sides)
     image = Image.fromarray(photo)

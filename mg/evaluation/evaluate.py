@@ -26,6 +26,7 @@ from mg.models.tae.weights import weights_file
 logger = logging.getLogger(__name__)
 
 TABLE_NAME = "metrics.csv"
+SUMMARY_NAME = "metrics.json"
 
 
 @dataclass
@@ -69,7 +70,8 @@ def evaluate(evaluation: Evaluation) -> dict:
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
     videos = [Path(evaluation.video_folder) / name for name in names]
-    check_apart([*paths.values(), output / TABLE_NAME], [*videos, evaluation.csv_path])
+    tables = [output / name for name in (TABLE_NAME, SUMMARY_NAME, PAGE_NAME)]
+    check_apart([*paths.values(), *tables], [*videos, evaluation.csv_path])
     output.mkdir(parents=True, exist_ok=True)
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
@@ -78,7 +80,7 @@ def evaluate(evaluation: Evaluation) -> dict:
         summary = _summary(evaluation, tae, results)
         if ranks.is_first():
             _write_rows(output / TABLE_NAME, results)
-            with atomic_path(output / "metrics.json") as temporary:
+            with atomic_path(output / SUMMARY_NAME) as temporary:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
         if report is not None:
             _write_report(report, evaluation, summary)

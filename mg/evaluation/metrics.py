@@ -21,7 +21,14 @@ def psnr(frames: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
 
 
 def ssim(frames: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """SSIM of each frame `(t)`, windows of 7x7, mean over channels; both uint8 `(t h w 3)`."""
+    """SSIM of each frame `(t)`, windows of 7x7, mean over channels; both uint8 `(t h w 3)`.
+
+    Raises:
+        ValueError: frames smaller than a window.
+    """
+    height, width = frames.shape[1:3]
+    if min(height, width) < 7:
+        raise ValueError(f"frames of {width}x{height} pixels, SSIM needs at least 7x7")
     return np.array(
         [
             structural_similarity(true, test, data_range=255, channel_axis=-1)

@@ -153,7 +153,7 @@ class ReportWriter:
         }
 
     def _keep_worst(self) -> None:
-        """The clips of the worst videos stay, from the first on that there is room for."""
+        """Keep the clips of the worst videos, as many as there is room for."""
         self._unsorted, room = 0, self._budget
         for video in worst_first(video for video in self.videos if not video.error):
             if video.size > self._budget:

@@ -2,10 +2,10 @@
 
 
 def check_least(height: int, width: int, least: int, network: str) -> None:
-    """Raise unless a video's height and width are what a network of the loss needs at least.
+    """Raise if a video is smaller than a network of the loss needs.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is.
     """
     if min(height, width) < least:
         raise ValueError(

@@ -21,7 +21,7 @@ from mg.losses.adversarial import (
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import Arrays, load_strictly
-from mg.training.optimizer_state import optimizer_state, restore_optimizer
+from mg.training.optimizer_state import check_count, optimizer_state, restore_optimizer
 
 BETAS = (0.5, 0.9)  # of the discriminator's AdamW, as in taming-transformers
 
@@ -106,8 +106,9 @@ class Adversary:
         """Go on from what `state` gave.
 
         Raises:
-            ValueError: weights do not fit the discriminator.
+            ValueError: weights do not fit the discriminator, or `steps` is no count.
         """
+        check_count("adversary", steps)
         source = "the checkpoint's discriminator"
         load_strictly(self.parameters, arrays["discriminator"], source=source)
         moments = arrays["discriminator_optimizer"]

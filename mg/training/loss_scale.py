@@ -29,8 +29,17 @@ class LossScale:
         return {"value": self.value, "good_updates": self._good_updates}
 
     def load_state(self, state: dict[str, float]) -> None:
-        """Go on from what `state` gave."""
-        self.value, self._good_updates = state["value"], int(state["good_updates"])
+        """Go on from what `state` gave.
+
+        Raises:
+            ValueError: it is none.
+        """
+        value, good_updates = state["value"], state["good_updates"]
+        if not (isinstance(value, float) and _SMALLEST <= value <= _LARGEST):
+            raise ValueError(f"its loss scale is {str(value)[:100]}")
+        if type(good_updates) is not int or not 0 <= good_updates < self._growth_interval:
+            raise ValueError(f"its loss scale's good updates are {str(good_updates)[:100]}")
+        self.value, self._good_updates = value, good_updates
 
 
 _SMALLEST, _LARGEST = 2.0**-14, 2.0**24

@@ -20,6 +20,12 @@ def optimizer_state(optimizer: backend.AdamW, names: Sequence[str]) -> tuple[Arr
     return arrays, steps
 
 
+def check_count(name: str, count: object) -> None:
+    """Raise a ValueError unless what a checkpoint holds as a number of updates may be one."""
+    if type(count) is not int or not 0 <= count < 1 << 53:
+        raise ValueError(f"the checkpoint's {name} is {str(count)[:100]}")
+
+
 def restore_optimizer(
     optimizer: backend.AdamW, parameters: dict, arrays: Arrays, steps: int, *, source: str
 ) -> None:

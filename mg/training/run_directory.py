@@ -37,7 +37,8 @@ class RunDirectory:
     `best.json` and, in the end, the weights to use: `tae.ckpt` (MindSpore) or `tae.safetensors`
     (PyTorch).
 
-    Every process of a run has one; the first alone writes. Nothing is written before `begin`.
+    Every process of a run has one; the first alone writes. Before `begin`, it writes nothing but
+    `.lock`.
 
     Attributes:
         weights: where the weights to use go in the end.

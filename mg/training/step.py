@@ -14,7 +14,7 @@ from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import Arrays, check_fit, load_strictly
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
-from mg.training.optimizer_state import optimizer_state, restore_optimizer
+from mg.training.optimizer_state import check_count, optimizer_state, restore_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -188,8 +188,7 @@ class TrainStep:
             ValueError: weights do not fit the network, or a count is none.
         """
         for name in ("optimizer_steps", "applied_updates", "skipped_updates"):
-            if type(numbers[name]) is not int or not 0 <= numbers[name] < 1 << 53:
-                raise ValueError(f"the checkpoint's {name} is {str(numbers[name])[:100]}")
+            check_count(name, numbers[name])
         load_strictly(self._parameters, arrays["tae"], source="the checkpoint's tae")
         restore_optimizer(
             self._optimizer,

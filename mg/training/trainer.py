@@ -38,8 +38,8 @@ class Progress:
         step: updates done, skipped ones included.
         batches, items: batches drawn, and clips in them, of all processes: the place in the data.
         videos: fingerprint of the list of videos in which `items` counts.
-        measured: fingerprint of what is validated with, in whose terms are
-        ceiling: what `Validation.ceiling` gave before training, and
+        measured: fingerprint of the validation that `ceiling` and `best` belong to.
+        ceiling: what `Validation.ceiling` gave before training.
         best: {"step", "psnr", "weights", "videos"} of the best validation.
     """
 
@@ -82,7 +82,7 @@ class Trainer:
 
     Raises:
         ValueError, OSError: something is wrong with the recipe, data, weights or directory. The
-            directory is as it was then.
+            directory is as it was then, but for `.lock`.
     """
 
     def __init__(self, recipe: Recipe, stack: contextlib.ExitStack):
@@ -121,7 +121,10 @@ class Trainer:
         if self.step > recipe.train_steps:
             logger.warning("%d updates were done already, more than train_steps", self.step)
         if _compiles(recipe) and self.step < recipe.train_steps:
-            logger.info("the first step of each size compiles the network: on a CPU, minutes")
+            logger.info(
+                "the first step of each size compiles the network: on a CPU that takes minutes, "
+                "and on PyTorch more than 24 GB for the full size; --compile False does without"
+            )
 
     @contextlib.contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -248,7 +251,8 @@ class Trainer:
         """The batches of an update; files that turn out broken are logged once each."""
         count = self.recipe.gradient_accumulation_steps
         batches = (self._ahead or self._read()).result()
-        self._ahead = self._read()
+        if self.step + 1 < self.recipe.train_steps:
+            self._ahead = self._read()
         for batch in batches:
             for name, reason in batch.broken.items():
                 if name not in self._broken:

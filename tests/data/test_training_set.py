@@ -17,7 +17,7 @@ import mg
 from mg.data import count_frames, packages, read_frames, write_video
 from mg.data.footage import shows_the_same, signature
 from mg.data.packages import Package, download, extract
-from mg.data.training_set import PIECE, TrainingSet, build, read_tables
+from mg.data.training_set import PIECE, TrainingSet, _pan, build, read_tables
 
 from .sample_videos import write_moving
 
@@ -179,10 +179,33 @@ def test_links_in_an_archive_are_not_followed(tmp_path):
 
 
 def test_damaged_archives_are_one_clear_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "member.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("x", bytes(range(256)) * 100)
+    whole = bytearray((tmp_path / "member.whl").read_bytes())
+    whole[31] ^= 0xFF  # the first byte of what is compressed
+    (tmp_path / "member.whl").write_bytes(whole)
     for name in ("a.whl", "a.tar.xz"):
         (tmp_path / name).write_bytes(b"no archive")
+    for name in ("a.whl", "a.tar.xz", "member.whl"):
         with pytest.raises(OSError, match=f"{name}: damaged"):
             extract(tmp_path / name, {"x": ("0" * 64, tmp_path / "x")})
+
+
+def test_packages_are_downloaded_to_a_relative_folder(tmp_path, monkeypatch):
+    places = []
+    monkeypatch.setattr("mg.data.packages._pip", lambda package, place: places.append(place))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="the registry's archive is not"):
+        download(Package("six", "pypi-wheel", "1", "six-1.whl", "0" * 64), Path("packages"))
+    # pip runs in the place, to which a relative one would be relative once more
+    assert places[0].parent == tmp_path / "packages"
+
+
+@pytest.mark.parametrize("height, width", [(534, 800), (341, 512), (212, 320), (106, 240)])
+def test_a_pan_sees_no_more_than_its_photograph(height, width):
+    photo = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    frames = _pan(photo, min(height, width), np.random.default_rng(0))
+    assert frames.shape == (PIECE, min(height, width), min(height, width), 3)
 
 
 def test_a_mirror_that_does_not_answer_is_one_clear_line(tmp_path):

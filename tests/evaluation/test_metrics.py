@@ -25,6 +25,12 @@ def test_psnr_and_ssim_are_scikit_images_frame_by_frame(rng):
     )
 
 
+def test_ssim_of_frames_smaller_than_its_window_is_refused():
+    frames = waves(0, 1, 6, 32)
+    with pytest.raises(ValueError, match="32x6 pixels, SSIM needs at least 7x7"):
+        ssim(frames, frames)
+
+
 def test_psnr_is_ten_times_the_logarithm_of_the_error(rng):
     frames = waves(0, 1, 16, 16)
     other = noisy(frames, rng)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from mg import backend
 from mg.data import load_clip, to_float, to_uint8
@@ -17,8 +18,11 @@ def small():
 
 @pytest.mark.once
 def test_published_files_are_small_and_in_half_precision():
-    for name in PUBLISHED:
-        assert weights_file(name).stat().st_size < 16e6
+    for published in PUBLISHED:
+        assert weights_file(published).stat().st_size < 16e6
+        with safe_open(weights_file(published), "numpy") as file:
+            names = list(file.keys())
+            assert {file.get_slice(name).get_dtype() for name in names} == {"F16"}
 
 
 def test_small_weights_reconstruct_a_gradient(small):

@@ -219,6 +219,14 @@ def test_updates_of_both_move_both_and_stay_finite(fresh):
         assert sum(np.array_equal(*pair) for pair in zip(old, new, strict=True)) < len(new) / 10
 
 
+@pytest.mark.parametrize("count", [-5, 10**400, "x", 1.0, None])
+def test_a_count_of_its_updates_that_is_none_is_refused(fresh, count):
+    _, _, adversary = fresh
+    arrays, _ = adversary.state()
+    with pytest.raises(ValueError, match="the checkpoint's adversary is"):
+        adversary.restore(arrays, count)
+
+
 def test_a_scale_of_the_loss_scales_the_gradients_alone(fresh):
     _, _, adversary = fresh
     video, noise = map(from_numpy, batch())

@@ -164,6 +164,14 @@ def test_weights_of_an_earlier_end_on_the_other_framework_are_named(videos, tmp_
     assert older.read_bytes() == b"weights"
 
 
+def test_no_batch_is_read_for_an_update_beyond_the_last(videos, tmp_path, monkeypatch):
+    reads = []
+    read = trainer.Trainer._read
+    monkeypatch.setattr(trainer.Trainer, "_read", lambda self: reads.append(1) or read(self))
+    assert train.main(train_flags(videos, tmp_path / "run", train_steps=3)) == 0
+    assert len(reads) == 3
+
+
 def test_recipe_of_a_run_reads_back_the_same(run_directory, videos):
     parser = settings_parser(Recipe, "")
     kept = parse(parser, Recipe, ["--config", str(run_directory / "recipe.yaml")])

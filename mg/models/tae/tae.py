@@ -171,8 +171,8 @@ class TemporalAutoencoder(Module):
         write_directory(directory, self._arrays(), self.config)
 
     def save_checkpoint(self, path: str | os.PathLike, *, half: bool = False) -> None:
-        """Write the weights and the config, as `.safetensors` or (MindSpore) `.ckpt`, whole or not
-        at all.
+        """Write the weights and the config, as `.safetensors` or MindSpore's `.ckpt`, whole or
+        not at all.
 
         Args:
             half: store float16, half the size.

@@ -103,7 +103,7 @@ class TileStream:
         self._joint: _Joint | None = None
 
     def feed(self, x: Tensor) -> Iterator[Tensor]:
-        """Take the next piece; gives what no later one changes, now or when it is asked again."""
+        """Take the next piece; gives what is final. What is not asked for comes with the next."""
         self._waiting = copy(x) if self._waiting is None else cat([self._waiting, x], self._axis)
         yield from self._whole_tiles()
         self._waiting = copy(self._waiting)  # and not all that it is a slice of

@@ -88,7 +88,9 @@ def weights_file(path: str | os.PathLike) -> Path:
     path = _located(path)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such checkpoint file")
+        raise FileNotFoundError(
+            f"{file}: no such checkpoint file; mg inflate makes one of an image autoencoder"
+        )
     return file
 
 
@@ -250,8 +252,8 @@ def is_mindone(arrays: Arrays) -> bool:
 def infer_sizes(arrays: Arrays) -> dict:
     """The config keys that the shapes of a TAE's (spatial) weights tell.
 
-    Of each residual block of the encoder both convolutions are looked at, so that the network
-    which the sizes make is no more than some times as large as the arrays.
+    Of each residual block of the encoder both convolutions are looked at, so that a small
+    file cannot ask for a huge network.
 
     Raises:
         ValueError: the arrays are no TAE's.
