@@ -318,12 +318,13 @@ def test_a_folder_whose_name_is_no_text_is_written_of(checkpoint, tmp_path):
     assert r"videos\udcff/none.mp4" in (output / "metrics.csv").read_text("utf-8")
 
 
-def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact):
+@pytest.mark.parametrize("name", ["metrics.csv", "metrics.json", "report.html"])
+def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact, name):
     write_index(tmp_path, NAMES)
-    index = (tmp_path / "videos.csv").rename(tmp_path / "metrics.csv")
+    index = (tmp_path / "videos.csv").rename(tmp_path / name)
     before = index.read_bytes()
     args = evaluate_flags(checkpoint, videos, tmp_path, csv_path=index)
-    run(command.main, args, capsys).assert_refused("metrics.csv", "another output_path")
+    run(command.main, args, capsys).assert_refused(name, "another output_path")
     assert list(tmp_path.iterdir()) == [index]
     assert index.read_bytes() == before
 
