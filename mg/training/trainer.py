@@ -122,8 +122,8 @@ class Trainer:
             logger.warning("%d updates were done already, more than train_steps", self.step)
         if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info(
-                "the first step of each size compiles the network: on a CPU that takes minutes, "
-                "and on PyTorch more than 24 GB for the full size; --compile False does without"
+                "the first step of each size compiles the network: on a CPU, minutes; "
+                "--compile False does without"
             )
 
     @contextlib.contextmanager
