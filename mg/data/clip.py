@@ -6,6 +6,7 @@ import numpy as np
 
 from mg.data.transforms import mirrored_indices, resize_and_crop, to_float
 from mg.data.video_file import count_frames, read_frames
+from mg.ranges import check_at_least
 
 MIN_IMAGE_SIZE = 8  # one latent pixel covers 8 x 8 pixels
 
@@ -96,12 +97,7 @@ def check_clip_arguments(
     num_frames: int | None, image_size: int | None, sample_stride: int
 ) -> None:
     """Raise a ValueError that names the first argument out of its range."""
-    if num_frames is not None and num_frames < 1:
-        raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
-    if image_size is not None and image_size < MIN_IMAGE_SIZE:
-        raise ValueError(f"image_size: expected at least {MIN_IMAGE_SIZE}, got {image_size}")
-    if sample_stride < 1:
-        raise ValueError(f"sample_stride: expected at least 1, got {sample_stride}")
+    check_at_least(locals(), num_frames=1, image_size=MIN_IMAGE_SIZE, sample_stride=1)
 
 
 def _frame_indices(

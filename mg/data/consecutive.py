@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from mg.data.clip import check_clip_arguments
-from mg.data.opening import VideoError, jpeg_fault, open_video
+from mg.data.opening import VideoError, jpeg_fault, open_video, whole_frames
 from mg.data.pixels import to_rgb
 from mg.data.timing import Clock, missing
 from mg.data.transforms import resize_and_crop
@@ -41,12 +41,8 @@ def read_consecutive(
     """
     check_clip_arguments(num_frames, image_size, sample_stride)
     with closing(_frames(path, image_size, sample_stride)) as frames:
-        is_empty = True
         while piece := list(islice(frames, num_frames)):
-            is_empty = False
             yield np.stack(piece)
-    if is_empty:
-        raise VideoError(f"{path}: holds no frame that can be decoded")
 
 
 def _frames(path: str | os.PathLike, image_size: int | None, stride: int) -> Generator[np.ndarray]:
@@ -55,14 +51,12 @@ def _frames(path: str | os.PathLike, image_size: int | None, stride: int) -> Gen
         if fault := jpeg_fault(path, container, stream):
             raise VideoError(f"{path}: {fault}")
         clock = Clock(container, stream)
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoError(f"{path}: frame number {count} is damaged")
+        for frame in whole_frames(path, container.decode(stream)):
             clock.next(frame)
             size = size or (frame.width, frame.height)
             if count % stride == 0:
                 image = to_rgb(frame, size, path)
                 yield image if image_size is None else resize_and_crop(image, image_size)
             count += 1
-        if count and (lost := missing(container, stream, clock)):
+        if lost := missing(container, stream, clock):
             raise VideoError(f"{path}: {count} frames were read{lost}")

@@ -19,6 +19,7 @@ from mg.data.index import Entry, read_entries
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float
 from mg.data.workers import WorkerError, Workers
+from mg.ranges import check_at_least
 
 STRATEGIES = ("mixed_video_image", "mixed_video_random", "image_only", "video_only")
 
@@ -262,13 +263,9 @@ def training_batches(
         raise ValueError(f"max_zoom: expected 1 or more, got {max_zoom}")
     if not 0 <= mixed_image_ratio <= 1:
         raise ValueError(f"mixed_image_ratio: expected 0 to 1, got {mixed_image_ratio}")
-    _check_at_least("batch_size", batch_size, 1)
-    _check_at_least("num_workers", num_workers, 0)
-    _check_at_least("seed", seed, 0)
-    _check_at_least("start_step", start_step, 0)
+    check_at_least(locals(), batch_size=1, num_workers=0, seed=0, start_step=0, start_item=0)
     if start_item is None:
         start_item = start_step * world_size * batch_size
-    _check_at_least("start_item", start_item, 0)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
     sampler = Sampler(
@@ -290,8 +287,3 @@ def training_batches(
         start_item=start_item,
     )
     return TrainingBatches(sampler, num_workers=num_workers)
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")

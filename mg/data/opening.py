@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import av
+from av import VideoFrame
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
@@ -14,6 +15,7 @@ from PIL import Image
 from mg.data.pixels import say_once
 
 MAX_PIXELS = 8192 * 8192  # of one frame; twice 8K video. A header may claim any size.
+NO_FRAME = "holds no frame that can be decoded"
 
 
 class VideoError(ValueError):
@@ -86,6 +88,32 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
     except IndexError as error:
         # PyAV's, at the end of a file in which streams turn up that its beginning did not tell of.
         raise VideoError(f"{path}: its streams change on the way") from error
+
+
+def some_frames(path: str | os.PathLike, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """These frames of the file.
+
+    Raises:
+        VideoError: there is none.
+    """
+    is_empty = True
+    for frame in frames:
+        is_empty = False
+        yield frame
+    if is_empty:
+        raise VideoError(f"{path}: {NO_FRAME}")
+
+
+def whole_frames(path: str | os.PathLike, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """These frames of the file.
+
+    Raises:
+        VideoError: there is none, or one is damaged.
+    """
+    for number, frame in enumerate(some_frames(path, frames)):
+        if frame.is_corrupt:
+            raise VideoError(f"{path}: frame number {number} is damaged")
+        yield frame
 
 
 def jpeg_fault(path: str | os.PathLike, container: InputContainer, stream: VideoStream) -> str:

@@ -13,11 +13,12 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg.data.index import write_rows
-from mg.data.opening import VideoError, open_video
+from mg.data.opening import VideoError, open_video, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
 from mg.files import atomic_path
+from mg.ranges import check_at_least
 
 # Images are not listed, nor is .gif, which mostly is one.
 SUFFIXES = (
@@ -64,10 +65,7 @@ class Preparation:
                 f"test_share and val_share are {self.test_share} and {self.val_share}, "
                 "expected less than 1 together, so that some is left to train on"
             )
-        for key, least in (("split", 1), ("num_workers", 0)):
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise ValueError(f"{key} is {value}, expected at least {least}")
+        check_at_least(vars(self), split=1, num_workers=0)
         check_pattern(self.group_pattern)
 
 
@@ -216,17 +214,13 @@ def examine(folder: Path, name: str) -> Video | Bad:
     try:
         count, width, height = 0, 0, 0
         with open_video(path) as (container, stream):
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise VideoError(f"{path}: frame number {count} is damaged")
+            for frame in whole_frames(path, container.decode(stream)):
                 if count == 0:
                     turned = round(frame.rotation / 90) % 2 == 1
                     width, height = frame.width, frame.height
                     width, height = (height, width) if turned else (width, height)
                 count += 1
             fps = stream_fps(stream)
-        if count == 0:
-            raise VideoError(f"{path}: holds no frame that can be decoded")
     except (VideoError, FileNotFoundError) as error:
         return Bad(name, " ".join(str(error).removeprefix(f"{path}: ").split()))
     seconds = round(float(count / fps), 3)

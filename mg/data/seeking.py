@@ -17,7 +17,7 @@ from av import Packet, VideoFrame
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from mg.data.opening import VideoError, check_file, open_video
+from mg.data.opening import VideoError, check_file, open_video, some_frames
 
 # Codecs whose key frames end all reference to what came before them, by their specifications.
 # H.264's do so only where they are IDR pictures, which `_is_restart` looks for.
@@ -114,7 +114,7 @@ def known_table(path: str | os.PathLike, num_frames: int | None) -> FrameTable |
 def frames_from_start(path: str | os.PathLike) -> Generator[tuple[int, VideoFrame]]:
     """Decode the file; give each frame with its number."""
     with open_video(path) as (container, stream):
-        yield from enumerate(container.decode(stream))
+        yield from enumerate(some_frames(path, container.decode(stream)))
 
 
 def frames_after_seek(
@@ -213,8 +213,6 @@ def _decode_all(path: str | os.PathLike) -> FrameTable:
         times.append(frame.pts)
         checksums.append(_checksum(frame))
         size = size or (frame.width, frame.height)
-    if not times:
-        raise VideoError(f"{path}: holds no frame that can be decoded")
     # AVI, for one, stores no times, and what FFmpeg makes up follows the order of decoding.
     if None in times or any(later <= sooner for sooner, later in pairwise(times)):
         return FrameTable(len(times), None)

@@ -53,10 +53,7 @@ def count_frames(path: str | os.PathLike, at_most: int | None = None) -> int:
 
 @lru_cache(maxsize=1 << 16)
 def _count_up_to(path: str, modified: int, at_most: int) -> int:
-    count = sum(1 for _ in islice(frames_from_start(path), at_most))
-    if count == 0:
-        raise VideoError(f"{path}: holds no frame that can be decoded")
-    return count
+    return sum(1 for _ in islice(frames_from_start(path), at_most))
 
 
 def read_frames(

@@ -13,10 +13,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from mg.data.opening import VideoError, jpeg_fault, open_video
+from mg.data.opening import NO_FRAME, VideoError, jpeg_fault, open_video
 from mg.data.pixels import to_rgb
 from mg.data.timing import Clock, missing, promised_seconds
 from mg.data.video_file import stream_fps
+from mg.ranges import check_at_least
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ def read_chunks(
             frame that can be decoded.
         ValueError: an argument below 1.
     """
-    if chunk_frames < 1 or (num_frames is not None and num_frames < 1):
-        raise ValueError(f"{num_frames} frames in chunks of {chunk_frames}, expected 1 or more")
+    check_at_least(locals(), chunk_frames=1, num_frames=1)
     frames = islice(_timed_frames(path), num_frames)
     while pairs := list(islice(frames, chunk_frames)):
         yield Chunk(np.stack([image for image, _ in pairs]), [time for _, time in pairs])
@@ -87,7 +87,7 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fractio
         faults.append(str(error).removeprefix(f"{path}: "))
     if count == 0:
         reason = f" ({faults[0]})" if faults else ""
-        raise VideoError(f"{path}: holds no frame that can be decoded{reason}")
+        raise VideoError(f"{path}: {NO_FRAME}{reason}")
     if faults:
         lost += f": damaged ({len(faults)}x {faults[0]})"
     if lost:

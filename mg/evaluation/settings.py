@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mg.ranges import check_at_least
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -44,6 +46,4 @@ class Evaluation:
     compile: bool | None = None
 
     def __post_init__(self):
-        for key in ("batch_size", "num_frames", "image_size", "sample_stride"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}, expected at least 1")
+        check_at_least(vars(self), batch_size=1, num_frames=1, image_size=1, sample_stride=1)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mg.ranges import check_at_least
+
 
 @dataclass(frozen=True)
 class DatasetEncoding:
@@ -66,12 +68,9 @@ class DatasetEncoding:
     compile: bool | None = None
 
     def __post_init__(self):
-        least = {"num_frames": 1, "clips_per_video": 1, "image_size": 8, "sample_stride": 1}
-        least |= {"batch_size": 1, "seed": 0, "shard_size": 1, "shard_minutes": 0}
-        for key, smallest in least.items():
-            value = getattr(self, key)
-            if value is not None and not value >= smallest:
-                raise ValueError(f"{key} is {value}, expected at least {smallest}")
+        given = vars(self)
+        check_at_least(given, num_frames=1, clips_per_video=1, image_size=8, sample_stride=1)
+        check_at_least(given, batch_size=1, seed=0, shard_size=1, shard_minutes=0)
         if self.num_frames is None and (self.keep_remainder or self.clips_per_video):
             key = "keep_remainder" if self.keep_remainder else "clips_per_video"
             raise ValueError(f"{key} is {getattr(self, key)}, which needs num_frames")

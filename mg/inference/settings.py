@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mg.ranges import check_at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class OneFile:
@@ -35,14 +37,7 @@ class OneFile:
     compile: bool | None = None
 
     def __post_init__(self):
-        self._expect_at_least(chunk_frames=1)
-
-    def _expect_at_least(self, **least: int) -> None:
-        """Raise a ValueError unless each of these settings is None or at least so much."""
-        for key, smallest in least.items():
-            value = getattr(self, key)
-            if value is not None and value < smallest:
-                raise ValueError(f"{key} is {value}, expected at least {smallest}")
+        check_at_least(vars(self), chunk_frames=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ class Reconstruction(OneFile):
 
     def __post_init__(self):
         super().__post_init__()
-        self._expect_at_least(num_frames=1)
+        check_at_least(vars(self), num_frames=1)
         _check_crf(self.crf)
         if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
             raise ValueError(f"report is {self.report}, expected the name of a page, *.html")
@@ -98,7 +93,7 @@ class FileEncoding(OneFile):
 
     def __post_init__(self):
         super().__post_init__()
-        self._expect_at_least(num_frames=1, seed=0)
+        check_at_least(vars(self), num_frames=1, seed=0)
 
     def deciding(self) -> dict:
         """The settings that decide the latents, for `mg.latents.encoding.Encoding`."""

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 
 import yaml
 
+from mg.ranges import check_at_least
+
 _LARGEST = 3.4028234e38  # in float32
 
 
@@ -130,10 +132,8 @@ class Recipe:
     val_num_frames: int | None = None
 
     def __post_init__(self):
-        for minimum, keys in _AT_LEAST.items():
-            for key in keys.split():
-                if not getattr(self, key) >= minimum:
-                    raise ValueError(f"{key} is {getattr(self, key)}, expected at least {minimum}")
+        for least, keys in _AT_LEAST.items():
+            check_at_least(vars(self), **{key: least for key in keys.split()})
         for key, value in asdict(self).items():
             if isinstance(value, float) and not value <= _LARGEST:
                 raise ValueError(f"{key} is {value}, expected a finite number in float32")
@@ -147,8 +147,6 @@ class Recipe:
             raise ValueError("colour_start is True, but there is a pretrained to start from")
         if self.val_video_folder is not None and self.val_csv_path is None:
             raise ValueError("val_video_folder is given, but no val_csv_path, expected both")
-        if self.val_num_frames is not None and self.val_num_frames < 1:
-            raise ValueError(f"val_num_frames is {self.val_num_frames}, expected at least 1")
         if not self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1)")
         if any(not 0 <= beta < 1 for beta in self.betas):
@@ -200,7 +198,7 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
 
 _AT_LEAST = {
     1: "num_frames image_size sample_stride batch_size max_zoom train_steps log_interval "
-    "gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints",
+    "gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints val_num_frames",
     0: "num_workers warmup_steps ckpt_save_steps seed learning_rate end_learning_rate weight_decay "
     "reconstruction_weight perceptual_weight kl_weight opl_weight max_grad_norm ema_decay "
     "max_skipped_updates val_steps disc_weight disc_start",

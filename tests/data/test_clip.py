@@ -104,10 +104,10 @@ def test_crop_of_a_real_clip_shows_its_centre(manifest):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_frames": 0}, "num_frames: expected at least 1, got 0"),
-        ({"image_size": 7}, "image_size: expected at least 8, got 7"),
-        ({"image_size": 0}, "image_size: expected at least 8, got 0"),
-        ({"sample_stride": 0}, "sample_stride: expected at least 1, got 0"),
+        ({"num_frames": 0}, "num_frames is 0, expected at least 1"),
+        ({"image_size": 7}, "image_size is 7, expected at least 8"),
+        ({"image_size": 0}, "image_size is 0, expected at least 8"),
+        ({"sample_stride": 0}, "sample_stride is 0, expected at least 1"),
         ({"random_flip": True}, "need a random generator"),
         ({"random_crop": True}, "need a random generator"),
     ],
