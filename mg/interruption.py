@@ -2,7 +2,12 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 class Interruption:
@@ -37,3 +42,22 @@ class Interruption:
         if self.requested:
             signal.default_int_handler(number, frame)
         self.requested = True
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A context in which the first Ctrl-C or SIGTERM waits for the end."""
+    with Interruption() as interruption:
+        yield
+    interruption.check()
+
+
+def each_uninterrupted(items: Iterator[Item]) -> Iterator[Item]:
+    """These items, each of which the first Ctrl-C or SIGTERM waits for."""
+    while True:
+        with uninterrupted():
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

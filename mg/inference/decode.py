@@ -9,6 +9,7 @@ from mg.files import sha256
 from mg.inference.network import check_apart, decoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
+from mg.interruption import uninterrupted
 from mg.latents.file import LatentFile, Video
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -41,8 +42,9 @@ def decode(settings: Decoding) -> Video:
         backend.no_grad(),
     ):
         for frames in decoded(tae, chunks, (video.height, video.width), video.frames):
-            for image in frames:
-                writer.write(image, _time(video, writer.count))
+            with uninterrupted():
+                for image in frames:
+                    writer.write(image, _time(video, writer.count))
             progress.update(len(frames))
     return video
 

@@ -15,6 +15,7 @@ from mg.files import sha256
 from mg.inference.network import check_apart, check_size, encoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import FileEncoding
+from mg.interruption import each_uninterrupted
 from mg.latents.encoding import Encoding
 from mg.latents.file import Video, check_name, write_latents
 from mg.models.tae.weights import weights_file
@@ -50,7 +51,7 @@ def encode(settings: FileEncoding) -> Video:
                 yield chunk.frames
 
         def leaving() -> Iterator[np.ndarray]:
-            frames = entering(chain([first], chunks))
+            frames = entering(chain([first], each_uninterrupted(chunks)))
             for z in encoded(tae, frames, sample=settings.sample, seed=settings.seed):
                 yield z
                 progress.update(min(z.shape[1] * tae.compression, len(clock.times) - progress.n))

@@ -18,6 +18,7 @@ from mg.files import sha256
 from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Reconstruction
+from mg.interruption import each_uninterrupted, uninterrupted
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
 
@@ -74,18 +75,18 @@ def _write(
         backend.no_grad(),
     ):
         with report.video(Path(settings.source).name, fps) if report else nullcontext() as shown:
-            for chunk, frames in _reconstructed(tae, settings.source, chunks):
-                if settings.measure:
-                    pair = chunk.frames, frames
-                    measured = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
-                    for key, values in measured.items():
-                        scores[key].append(values)
-                    if shown is not None:
-                        shown.add(*pair, measured)
-                if settings.side_by_side:
-                    frames = np.concatenate([chunk.frames, frames], axis=2)
-                for image, time in zip(frames, chunk.times, strict=True):
-                    writer.write(image, time)
+            for chunk, frames in _reconstructed(tae, settings.source, each_uninterrupted(chunks)):
+                pair = chunk.frames, frames
+                with uninterrupted():
+                    if settings.measure:
+                        measured = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
+                        for key, values in measured.items():
+                            scores[key].append(values)
+                        if shown is not None:
+                            shown.add(*pair, measured)
+                    images = np.concatenate(pair, axis=2) if settings.side_by_side else frames
+                    for image, time in zip(images, chunk.times, strict=True):
+                        writer.write(image, time)
                 progress.update(len(frames))
         if report:  # before the video is in its place: there is none without its page
             checkpoint = weights_file(settings.ckpt_path)
