@@ -8,9 +8,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from mg.data.video_file import stream_fps
+from mg.ranges import LONGEST_PAUSE
 
 _MATROSKA_DURATION = re.compile(r"([0-9]{1,4}):([0-9]{2}):([0-9]{2}\.[0-9]{1,9})")
-_LONGEST_PAUSE = 86_400  # seconds between two frames; a time that is further off is a mistake
 
 
 class Clock:
@@ -50,7 +50,7 @@ class Clock:
             time = stored if stored is not None else self._latest + self.interval
             if abs(time - regular) <= self._tolerance:
                 time = regular
-            if not self._latest < time < self._latest + _LONGEST_PAUSE:
+            if not self._latest < time < self._latest + LONGEST_PAUSE:
                 time = self._latest + self.interval
         self._count += 1
         self._latest = time

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from mg.ranges import TOO_LARGE
+
 STORED = ("mean", "sample", "moments")
 PRECISIONS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
-_LARGE = 1 << 63  # numpy computes with no larger integer
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,6 @@ def _is_right(encoding: Encoding) -> bool:
         and config["z_channels"] > 0
         and isinstance(config["ch_mult"], list)
         and 1 <= len(config["ch_mult"]) <= 16
-        and 0 < config["scaling_factor"] < _LARGE
-        and -_LARGE < config["shift_factor"] < _LARGE
+        and 0 < config["scaling_factor"] < TOO_LARGE
+        and -TOO_LARGE < config["shift_factor"] < TOO_LARGE
     )

@@ -39,11 +39,11 @@ import safetensors
 
 from mg.files import atomic_path
 from mg.latents.encoding import Encoding, encoding_from_json
+from mg.ranges import LONGEST_PAUSE
 
 FORMAT = "mg latents file 1"
 _DTYPES = {"fp32": "F32", "fp16": "F16"}
 _BLOCK = 1 << 20  # bytes read at a time
-_LONGEST_PAUSE = 86_400.0  # seconds between two frames
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class LatentFile:
             raise ValueError(f"times are {stored.get_dtype()} {stored.get_shape()}")
         times = file.get_tensor("times")
         steps = np.diff(times)
-        if times[0] != 0 or not ((steps > 0) & (steps < _LONGEST_PAUSE)).all():
+        if times[0] != 0 or not ((steps > 0) & (steps < LONGEST_PAUSE)).all():
             raise ValueError("times do not begin with 0 and increase")
         self.video = replace(self.video, times=times)
 

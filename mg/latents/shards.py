@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from mg.latents.encoding import Encoding, encoding_from_json
+from mg.ranges import TOO_LARGE
 
 FORMAT = "mg latents shard 1"
 SHARDS = "shard-*.safetensors"
@@ -170,7 +171,7 @@ def _place(key: str, entry: Any, start: int) -> Place:
     try:
         shape, (begin, end), dtype = entry["shape"], entry["data_offsets"], _DTYPES[entry["dtype"]]
         whole = len(shape) == 4 and all(
-            type(number) is int and 0 <= number < 1 << 63 for number in (*shape, begin, end)
+            type(number) is int and 0 <= number < TOO_LARGE for number in (*shape, begin, end)
         )
         place = Place(start + begin, tuple(shape), dtype)
         if whole and _end(place) == start + end:
@@ -208,7 +209,7 @@ def _is_right(name: str, kind: type, value: Any) -> bool:
     if type(value) is not kind:
         return False
     if kind is int:
-        return 0 <= value < 1 << 63 or name == "modified"  # which may be before 1970
+        return 0 <= value < TOO_LARGE or name == "modified"  # which may be before 1970
     if kind is float:
         return math.isfinite(value)
     return value == value.encode(errors="replace").decode()  # no half of a surrogate pair

@@ -14,6 +14,7 @@ from mg.data import VideoError, read_index
 from mg.evaluation.score import judged_clip, score
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder, Tiling
+from mg.models.tae.tiling import TILE_FRAMES
 from mg.training.recipe import Recipe
 from mg.training.step import TrainStep
 
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 Reconstruct = Callable[[backend.Tensor], backend.Tensor]
 
-TILE_FRAMES = 32
 TILES = Tiling(encode_frames=TILE_FRAMES, decode_frames=TILE_FRAMES, size=None)
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 

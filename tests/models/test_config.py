@@ -77,6 +77,12 @@ def test_a_config_that_does_not_fit_is_an_error(change, message):
 
 
 @pytest.mark.once
+def test_a_config_in_place_of_a_checkpoint_is_an_error_that_says_how_to_give_it():
+    with pytest.raises(TypeError, match="name it: config="):
+        TemporalAutoencoder(TINY)
+
+
+@pytest.mark.once
 def test_defaults_are_filled_in_and_the_callers_config_stays():
     given = {"ch": 64, "ch_mult": (1, 2)}
     full = check_config(given)

@@ -1,6 +1,6 @@
 """The numbers that make a TAE."""
 
-_LARGE = 1 << 63  # numpy computes with no larger integer
+from mg.ranges import TOO_LARGE
 
 TAE_CONFIG = {
     "in_channels": 3,
@@ -50,9 +50,9 @@ def check_config(config: dict) -> dict:
             raise ValueError(f"TAE config {key} is {config[key]!r}, expected one like {default!r}")
     for key, above, expected in (
         ("scaling_factor", 0, "a finite number above 0, below 2^63"),
-        ("shift_factor", -_LARGE, "a finite number within 2^63"),
+        ("shift_factor", -TOO_LARGE, "a finite number within 2^63"),
     ):
-        if not above < full[key] < _LARGE:
+        if not above < full[key] < TOO_LARGE:
             raise ValueError(f"TAE config {key} is {full[key]!r}, expected {expected}")
     if not full["ch_mult"] or any(type(m) is not int or m < 1 for m in full["ch_mult"]):
         raise ValueError(f"TAE config ch_mult is {config['ch_mult']!r}, expected positive integers")

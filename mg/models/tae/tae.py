@@ -85,6 +85,8 @@ class TemporalAutoencoder(Module):
         jit_level: str = "O0",
         seed: int = 0,
     ):
+        if isinstance(pretrained, dict):
+            raise TypeError("pretrained is a config, expected a checkpoint; name it: config=...")
         super().__init__()
         arrays = None
         if pretrained is not None:

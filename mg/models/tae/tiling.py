@@ -12,13 +12,15 @@ from mg.backend import Tensor, cast, cat, copy, from_numpy
 
 HEIGHT, WIDTH = 3, 4  # axes of a video
 
+TILE_FRAMES = 32  # the paper's, section 3.1.1
+
 Span = tuple[int, int]
 """Where a tile starts and stops along an axis."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Sizes of tiles, in frames and pixels of the video; the paper's in time (section 3.1.1).
+    """Sizes of tiles, in frames and pixels of the video; the paper's in time.
 
     Args:
         encode_frames: of a tile to encode; None for all of the video's.
@@ -28,9 +30,9 @@ class Tiling:
         size_overlap: rows, or columns, that it shares with the next.
     """
 
-    encode_frames: int | None = 32
+    encode_frames: int | None = TILE_FRAMES
     encode_overlap: int = 0
-    decode_frames: int | None = 32
+    decode_frames: int | None = TILE_FRAMES
     decode_overlap: int = 16
     size: int | None = 512
     size_overlap: int = 128
