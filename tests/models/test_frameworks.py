@@ -32,3 +32,36 @@ def test_both_frameworks_compute_the_same(on_both_frameworks):
             np.testing.assert_allclose(
                 on_torch[name], on_mindspore[name], atol=2e-5, rtol=1e-4, err_msg=name
             )
+
+
+OTHERS_TENSORS = """
+import importlib
+import sys
+import numpy as np
+from mg import backend
+sys.path.insert(0, sys.argv[1])
+from models.random_network import tiny_network
+
+other = {"torch": "mindspore", "mindspore": "torch"}[backend.name]
+tensor = importlib.import_module(other).Tensor
+tae, errors = tiny_network(), []
+for use, shape in ((tae.encode, (1, 3, 1, 8, 8)), (tae.decode, (1, 4, 1, 1, 1))):
+    try:
+        use(tensor(np.ones(shape, np.float32)))
+    except TypeError as error:
+        errors.append(str(error))
+np.savez(sys.argv[2], errors=errors)
+"""
+
+
+def test_a_tensor_of_the_other_framework_is_an_error_that_says_what_to_do(on_both_frameworks):
+    on_torch, on_mindspore = on_both_frameworks(OTHERS_TENSORS)
+    for ours, other, results in (
+        ("torch", "mindspore", on_torch),
+        ("mindspore", "torch", on_mindspore),
+    ):
+        message = (
+            f"a tensor of {other}, but this program computes by {ours}: set MG_BACKEND={other} "
+            "before mg is imported, or give a numpy array"
+        )
+        assert [*results["errors"]] == [message, message]

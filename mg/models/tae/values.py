@@ -12,6 +12,7 @@ def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
     """x as a tensor, float32.
 
     Raises:
+        TypeError: a tensor of the other framework.
         ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
             values that are integers or not finite.
     """
@@ -30,7 +31,9 @@ def latents(z: Tensor, channels: int) -> Tensor:
     """z as a tensor, float32.
 
     Raises:
-        ValueError: another shape than `(b channels t h w)`, or values that are not finite.
+        TypeError: a tensor of the other framework.
+        ValueError: another shape than `(b channels t h w)`, or values that are integers or not
+            finite.
     """
     z = _tensor(z)
     if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
@@ -101,6 +104,12 @@ def _is_whole(number: object, least: int) -> bool:
 
 
 def _tensor(x: Tensor) -> Tensor:
+    framework = type(x).__module__.partition(".")[0]
+    if framework in ("torch", "mindspore") and framework != backend.name:
+        raise TypeError(  # numpy would take it, and lose its gradient
+            f"a tensor of {framework}, but this program computes by {backend.name}: set "
+            f"MG_BACKEND={framework} before mg is imported, or give a numpy array"
+        )
     values = x if backend.is_tensor(x) else np.asarray(x)
     if re.search("int|bool", str(values.dtype).lower()):
         raise ValueError(
