@@ -349,7 +349,7 @@ def test_a_header_nested_without_end_is_refused(tmp_path):
     refused(tmp_path, path.name, "JSON")
 
 
-def test_every_damaged_byte_of_a_header_is_refused_or_harmless(tmp_path, rng):
+def test_damaged_bytes_of_a_header_are_refused_or_harmless(tmp_path, rng):
     write_latents(tmp_path / "whole", max_bytes=1 << 20)
     whole = [item["latents"] for item in LatentDataset(tmp_path / "whole")]
     length = struct.unpack("<Q", shard_paths(tmp_path / "whole")[0].read_bytes()[:8])[0]
@@ -442,7 +442,7 @@ def test_a_small_manifest_that_would_fill_the_memory_is_refused(tmp_path):
     refused(tmp_path, MANIFEST, "times as many")
 
 
-def test_every_damaged_byte_of_a_manifest_is_refused_or_harmless(tmp_path, rng):
+def test_damaged_bytes_of_a_manifest_are_refused_or_harmless(tmp_path, rng):
     write_latents(tmp_path)
     path = tmp_path / MANIFEST
     whole, before = path.read_bytes(), [*LatentDataset(tmp_path)]

@@ -265,8 +265,9 @@ class TemporalAutoencoder(Module):
             `scale`.
 
         Raises:
-            ValueError: another shape, values that are not finite, or a seed below 0. Values beyond
-                [-1, 1] are warned of once.
+            ValueError: another shape, values that are integers or not finite, or a seed below 0.
+                Values beyond [-1, 1] are warned of once.
+            TypeError: a tensor of the other framework.
         """
         moments = self._in_pieces(self._encoding(), self.encodable(x))
         return self._drawn(moments, generator(seed) if sample else None)
@@ -288,8 +289,9 @@ class TemporalAutoencoder(Module):
             `(b c t h w)`, float32, in about [-1, 1] (not clipped).
 
         Raises:
-            ValueError: another shape or number of channels, values that are not finite, or a
-                target that is no size, or larger than what there is.
+            ValueError: another shape or number of channels, values that are integers or not finite,
+                or a target that is no size, or larger than what there is.
+            TypeError: a tensor of the other framework.
         """
         num_target_frames, target_size = target(num_target_frames, target_size)
         z = self.decodable(z)
@@ -475,7 +477,7 @@ class TemporalAutoencoder(Module):
         """x as a tensor, its height and width extended to what the encoder takes.
 
         Raises:
-            ValueError: see `encode`.
+            ValueError, TypeError: see `encode`.
         """
         x = video(x, self.config["in_channels"], smallest=self.compression)
         largest = float(backend.to_numpy(x.abs().max()))
@@ -488,7 +490,7 @@ class TemporalAutoencoder(Module):
         """z as a tensor.
 
         Raises:
-            ValueError: see `decode`.
+            ValueError, TypeError: see `decode`.
         """
         return latents(z, self.config["z_channels"])
 
