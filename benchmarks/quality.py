@@ -43,6 +43,7 @@ class Coded:
 
 def main() -> None:
     options = _options()
+    backend.set_device("auto")
     print(
         f"{machine()}, {date.today()}, {backend.name} {backend.version}: {' '.join(sys.argv[1:])}"
     )
