@@ -7,15 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 
 from mg.evaluation.report import ReportWriter
 
 from .pages import ABOUT, BROKEN, HOSTILE, VIDEOS, add, greys, write_page
+
+webdriver = pytest.importorskip("selenium.webdriver")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
 
 pytestmark = pytest.mark.once
 
@@ -44,7 +43,7 @@ def browser(tmp_path_factory):
     for flag in ("--headless=new", "--no-sandbox", "--window-size=1400,900"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         browser.get(path.as_uri())
         wait_until(lambda: all(state >= 2 for state in players(browser, "readyState")))
