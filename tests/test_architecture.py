@@ -48,7 +48,7 @@ MAY_ENTER = {
     "evaluation": {"losses", "data", "models", "backend", "ranks"},
     "losses": {"backend"},
     "data": set(),
-    "latents": set(),
+    "latents": {"models"},
     "models": {"backend"},
     "ranks": {"backend"},
     "backend": {"memory"},

@@ -16,6 +16,7 @@ from mg import backend, ranks
 from mg.data import VideoError, read_fps, read_index, write_video
 from mg.evaluation.paths import check_apart, reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
+from mg.evaluation.report_video import METRICS
 from mg.evaluation.score import judged_clip, score
 from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path, sha256
@@ -29,7 +30,7 @@ TABLE_NAME = "metrics.csv"
 SUMMARY_NAME = "metrics.json"
 
 
-@dataclass
+@dataclass(slots=True)  # so that a score without a column is an error
 class Result:
     """A video's row of metrics.csv: means over its frames, or what was wrong with it."""
 
@@ -108,7 +109,7 @@ def _summary(evaluation, tae, results: list[Result]) -> dict:
     if not measured:
         raise ValueError(f"{evaluation.csv_path}: none of its {len(results)} videos could be read")
     return {
-        **{key: _mean(measured, key) for key in ("psnr", "ssim", "lpips")},
+        **{key: _mean(measured, key) for key in METRICS},
         "videos": len(measured),
         "failed": len(results) - len(measured),
         "settings": asdict(evaluation),

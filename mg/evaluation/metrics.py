@@ -9,6 +9,11 @@ EXACT_PSNR = 100.0
 """dB of a frame without any error, so that means stay finite."""
 
 
+def frame_scores(frames: np.ndarray, reconstruction: np.ndarray) -> dict[str, np.ndarray]:
+    """ "psnr" and "ssim" of each frame `(t)`; both uint8 `(t h w 3)`."""
+    return {"psnr": psnr(frames, reconstruction), "ssim": ssim(frames, reconstruction)}
+
+
 def psnr(frames: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     """PSNR in dB of each frame `(t)`; both uint8 `(t h w 3)`."""
     with warnings.catch_warnings():

@@ -6,7 +6,7 @@ import numpy as np
 
 from mg import backend
 from mg.data import count_frames, load_clip, to_float, to_uint8
-from mg.evaluation.metrics import psnr, ssim
+from mg.evaluation.metrics import frame_scores
 from mg.losses.lpips import LPIPS
 
 
@@ -36,7 +36,7 @@ def score(
     """
     original = to_uint8(clip[:, :frames])
     reconstructed = to_uint8(reconstruction[:, :frames])
-    scores = {"psnr": psnr(original, reconstructed), "ssim": ssim(original, reconstructed)}
+    scores = frame_scores(original, reconstructed)
     if lpips is not None:
         with backend.no_grad():
             pair = [backend.from_numpy(to_float(f)[None]) for f in (original, reconstructed)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mg.latents.encoding import Precision
 from mg.ranges import check_at_least
 
 
@@ -58,7 +59,7 @@ class DatasetEncoding:
     batch_size: int = 1
     stored: Literal["mean", "sample", "moments"] = "mean"
     scaled: bool = False
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     seed: int = 0
     shard_size: int = 256
     shard_minutes: float = 10.0

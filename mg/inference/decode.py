@@ -11,7 +11,7 @@ from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
 from mg.interruption import uninterrupted
 from mg.latents.file import LatentFile, Video
-from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.tae import TAE_CONFIG, TemporalAutoencoder
 from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def decode(settings: Decoding) -> Video:
 
 
 def _check_config(latents: LatentFile, tae: TemporalAutoencoder, ckpt_path: str) -> None:
-    theirs, ours = latents.encoding.tae_config, tae.config
+    theirs, ours = {**TAE_CONFIG, **latents.encoding.tae_config}, tae.config
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise ValueError(

@@ -12,7 +12,7 @@ import numpy as np
 
 from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
-from mg.evaluation.metrics import psnr, ssim
+from mg.evaluation.metrics import frame_scores
 from mg.evaluation.report import ReportWriter
 from mg.files import sha256
 from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
@@ -79,7 +79,7 @@ def _write(
                 pair = chunk.frames, frames
                 with uninterrupted():
                     if settings.measure:
-                        measured = {"psnr": psnr(*pair), "ssim": ssim(*pair)}
+                        measured = frame_scores(*pair)
                         for key, values in measured.items():
                             scores[key].append(values)
                         if shown is not None:

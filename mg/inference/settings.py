@@ -1,8 +1,8 @@
 """Everything that decides what is done with one file, in one flat place for each command."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from mg.latents.encoding import Precision
 from mg.ranges import check_at_least
 
 
@@ -88,7 +88,7 @@ class FileEncoding(OneFile):
     scaled: bool = False
     sample: bool = False
     seed: int = 0
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     num_frames: int | None = None
 
     def __post_init__(self):

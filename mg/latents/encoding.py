@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from mg.models.tae.config import TAE_CONFIG, scaled, unscaled
 from mg.ranges import TOO_LARGE
 
 STORED = ("mean", "sample", "moments")
+Precision = Literal["fp32", "fp16"]
 PRECISIONS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+SAFETENSORS_NAMES = {"fp32": "F32", "fp16": "F16"}
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,16 @@ class Encoding:
 
     def scale(self, z: np.ndarray) -> np.ndarray:
         """Raw latents to scaled latents."""
-        return self.tae_config["scaling_factor"] * (z - self.tae_config["shift_factor"])
+        return scaled(z, self.tae_config)
 
     def unscale(self, z: np.ndarray) -> np.ndarray:
         """Scaled latents to raw latents."""
-        return z / self.tae_config["scaling_factor"] + self.tae_config["shift_factor"]
+        return unscaled(z, self.tae_config)
 
     def difference(self, other: "Encoding") -> str | None:
         """The first thing in which another encoding differs, "KEY is THIS, not OTHER"."""
-        flat, others = ({**e.settings, **e.tae_config} for e in (self, other))
+        # What was made before the config had a key has its default, as in checkpoints.
+        flat, others = ({**e.settings, **TAE_CONFIG, **e.tae_config} for e in (self, other))
         for key in sorted(flat.keys() | others.keys()):
             if flat.get(key) != others.get(key):
                 return f"{key} is {flat.get(key)!r}, not {others.get(key)!r}"

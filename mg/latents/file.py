@@ -38,11 +38,10 @@ import numpy as np
 import safetensors
 
 from mg.files import atomic_path
-from mg.latents.encoding import Encoding, encoding_from_json
+from mg.latents.encoding import SAFETENSORS_NAMES, Encoding, encoding_from_json
 from mg.ranges import LONGEST_PAUSE
 
 FORMAT = "mg latents file 1"
-_DTYPES = {"fp32": "F32", "fp16": "F16"}
 _BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -182,7 +181,7 @@ class LatentFile:
         video, latents = self.video, file.get_slice("latents")
         shape, dtype = tuple(latents.get_shape()), latents.get_dtype()
         expected = self.encoding.shape(video.frames, video.height, video.width)
-        wanted = _DTYPES[self.encoding.settings["precision"]]
+        wanted = SAFETENSORS_NAMES[self.encoding.settings["precision"]]
         if (shape, dtype) != (expected, wanted):
             raise ValueError(
                 f"latents are {dtype} {shape}, expected {wanted} {expected} for {video.frames} "
@@ -247,7 +246,7 @@ def _header(shape: tuple[int, ...], encoding: Encoding, video: Video, *, crc32: 
     header: dict[str, dict] = {"__metadata__": {**metadata, "crc32": crc32}}
     if video.times is not None:
         header["times"] = {"dtype": "F64", "shape": [video.frames], "data_offsets": [0, start]}
-    dtype = _DTYPES[encoding.settings["precision"]]
+    dtype = SAFETENSORS_NAMES[encoding.settings["precision"]]
     header["latents"] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8

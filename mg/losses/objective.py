@@ -22,8 +22,8 @@ class Objective(Module):
     def __init__(self, weights: dict[str, float], lpips: Module | None = None):
         super().__init__()
         self.lpips = lpips
-        self.names = ["reconstruction", "kl", "outlier_penalty"]
-        self.names += ["perceptual"] if lpips is not None else []
+        of_pixels = ["reconstruction"] if lpips is None else ["reconstruction", "perceptual"]
+        self.names = [*of_pixels, "kl", "outlier_penalty"]
         self.weights = [float(weights[name]) for name in self.names]
 
     def forward(
@@ -35,22 +35,24 @@ class Objective(Module):
             target, video: the original and its reconstruction `(b c t h w)`.
             z, mean, logvar: the latents and their posterior `(b z f h w)`.
         """
-        terms = [
-            reconstruction(video, target),
-            kl_divergence(mean, logvar, target),
-            outlier_penalty(z),
-        ]
-        if self.lpips is not None:
-            terms = [*terms, perceptual(self.lpips(video, target), target)]
-        total = self.weights[0] * terms[0]
-        for number in range(1, len(terms)):
-            total = total + self.weights[number] * terms[number]
-        return (total, mean_squared_error(video, target), *terms)
+        terms = self._pixel_terms(target, video)
+        terms = [*terms, kl_divergence(mean, logvar, target), outlier_penalty(z)]
+        return (self._weighted(terms), mean_squared_error(video, target), *terms)
 
     def of_pixels(self, target: Tensor, video: Tensor) -> Tensor:
         """The weighted terms that compare pixels, reconstruction and perceptual, summed; both
         videos `(b c t h w)`."""
-        total = self.weights[0] * reconstruction(video, target)
+        return self._weighted(self._pixel_terms(target, video))
+
+    def _pixel_terms(self, target, video):
+        terms = [reconstruction(video, target)]
         if self.lpips is not None:
-            total = total + self.weights[3] * perceptual(self.lpips(video, target), target)
+            terms = [*terms, perceptual(self.lpips(video, target), target)]
+        return terms
+
+    def _weighted(self, terms):
+        """The sum of the first terms, as many as are given, times their weights."""
+        total = self.weights[0] * terms[0]
+        for number in range(1, len(terms)):
+            total = total + self.weights[number] * terms[number]
         return total

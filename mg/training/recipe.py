@@ -59,9 +59,9 @@ class Recipe:
         scheduler: constant, or cosine (down to end_learning_rate at the last step).
         end_learning_rate: Where the cosine ends.
         warmup_steps: Updates during which the learning rate rises linearly from 0.
-        betas: Of AdamW.
-        optim_eps: Epsilon of AdamW.
-        weight_decay: Of AdamW, decoupled.
+        betas: Of the network's AdamW.
+        optim_eps: Epsilon of the network's AdamW.
+        weight_decay: Of AdamW, decoupled; the discriminator's too.
         max_grad_norm: Gradients with a larger global norm are scaled down to it; 0 for never.
         gradient_accumulation_steps: Batches whose gradients are averaged into one update.
         ema_decay: Of the moving average of the weights, which is kept and validated beside them and
@@ -201,7 +201,7 @@ _AT_LEAST = {
     "gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints val_num_frames",
     0: "num_workers warmup_steps ckpt_save_steps seed learning_rate end_learning_rate weight_decay "
     "reconstruction_weight perceptual_weight kl_weight opl_weight max_grad_norm ema_decay "
-    "max_skipped_updates val_steps disc_weight disc_start",
+    "max_skipped_updates val_steps disc_weight disc_start mixed_image_ratio",
     1e-30: "optim_eps",  # with 0, a weight without a gradient becomes NaN
 }
 _FIXED = ("tae_config", "colour_start", "seed", "disc_ndf", "disc_layers")

@@ -11,6 +11,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     if recipe.scheduler == "constant":
         return recipe.learning_rate
+    assert recipe.scheduler == "cosine"
     done = (step - recipe.warmup_steps) / max(recipe.train_steps - 1 - recipe.warmup_steps, 1)
     span = recipe.learning_rate - recipe.end_learning_rate
     return recipe.end_learning_rate + 0.5 * span * (1 + math.cos(math.pi * done))

@@ -99,13 +99,13 @@ class TrainStep:
         sums = backend.all_reduce_sum(sums)
         loss, error, *terms = ranks.mean(np.mean(values, axis=0))
         norm = backend.global_norm(sums) * share / scale
-        finite = math.isfinite(norm) and math.isfinite(loss)
-        if adversary:
+        finite = fits = math.isfinite(norm) and math.isfinite(loss)
+        if adversary:  # whose own gradients, in float32, say nothing of the loss scale
             finite = adversary.update(learning_rate, share, apply=finite)
         if finite:
             clip = self._max_grad_norm / norm if 0 < self._max_grad_norm < norm else 1.0
             self._optimizer.step(sums, learning_rate, scale=clip * share / scale)
-        self._count(finite, loss)
+        self._count(finite, loss, fits)
         with np.errstate(divide="ignore"):  # without any error, infinite
             psnr = 10 * float(np.log10(4) - np.log10(error))
         names = [*self._names, *(adversary.names if adversary else [])]
@@ -114,8 +114,8 @@ class TrainStep:
         metrics |= {"grad_norm": norm} | ({"loss_scale": scale} if self._loss_scale else {})
         return {**metrics, "skipped_updates": self.skipped}
 
-    def _count(self, finite: bool, loss: float) -> None:
-        expected = self._loss_scale is not None and self._loss_scale.update(finite)
+    def _count(self, finite: bool, loss: float, fits: bool) -> None:
+        expected = self._loss_scale is not None and self._loss_scale.update(fits)
         if finite:
             self.applied += 1
             self.skipped_in_row = 0

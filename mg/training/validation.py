@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Reconstruct = Callable[[backend.Tensor], backend.Tensor]
 
-TILES = Tiling(encode_frames=TILE_FRAMES, decode_frames=TILE_FRAMES, size=None)
+TILES = Tiling(size=None)
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -29,7 +30,7 @@ from mg.data import (
 from mg.evaluation.metrics import psnr, ssim
 from mg.inference.network import check_apart, load_network
 from mg.inference.settings import Decoding, FileEncoding, Reconstruction
-from mg.latents.file import LatentFile
+from mg.latents.file import LatentFile, write_latents
 from mg.models.tae.tae import TemporalAutoencoder
 
 LOSSLESS = {"codec": "libx264rgb", "crf": 0}
@@ -253,12 +254,13 @@ def test_images_come_as_images_or_as_videos_of_one_frame(tmp_path, checkpoint, c
 
 def test_frames_that_are_no_numbers_are_an_error_and_no_video(tmp_path, checkpoint, capsys):
     tae = TemporalAutoencoder(checkpoint)
-    bias = backend.named_parameters(tae)["decoder.conv_out.conv_spat.bias"]
-    backend.assign(bias, np.full(bias.shape, np.nan, np.float32))
-    tae.save_checkpoint(tmp_path / "nan.safetensors")
+    for layer in ("conv_spat", "conv_temp"):  # whose sum no float32 holds
+        bias = backend.named_parameters(tae)[f"decoder.conv_out.{layer}.bias"]
+        backend.assign(bias, np.full(bias.shape, 3e38, np.float32))
+    tae.save_checkpoint(tmp_path / "large.safetensors")
     write_video(tmp_path / "in.mp4", waves(0), 25)
     args = command(
-        "reconstruct", tmp_path / "in.mp4", tmp_path / "o.mp4", tmp_path / "nan.safetensors"
+        "reconstruct", tmp_path / "in.mp4", tmp_path / "o.mp4", tmp_path / "large.safetensors"
     )
     outcome = run(main, args, capsys)
     assert outcome.code == 2
@@ -347,6 +349,22 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
     assert outcome.code == 2
     assert "an image holds one frame" in outcome.err[-1]
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.once
+def test_latents_made_before_the_config_had_a_key_have_its_default(tmp_path, checkpoint, capsys):
+    write_video(tmp_path / "in.mp4", waves(0), 25)
+    latents = tmp_path / "z.safetensors"
+    assert_done(command("encode", tmp_path / "in.mp4", latents, checkpoint), capsys)
+    file, old = LatentFile(latents), tmp_path / "old.safetensors"
+    config = {key: value for key, value in file.encoding.tae_config.items() if key != "norm_scope"}
+    encoding = replace(file.encoding, tae_config=config)
+    write_latents(old, file.read(8), encoding, lambda: file.video)
+    assert encoding.difference(file.encoding) is None
+    assert_done(command("decode", old, tmp_path / "out.mp4", checkpoint), capsys)
+    other = write_checkpoint(tmp_path / "other.safetensors", norm_scope="clip")
+    outcome = run(main, command("decode", old, tmp_path / "a.mp4", other), capsys)
+    outcome.assert_refused("their norm_scope is 'frame'", "'clip'")
 
 
 @pytest.mark.once

@@ -161,7 +161,7 @@ def evaluate(objective):
 
 def test_total_is_the_sum_of_weights_times_terms():
     total, error, named = evaluate(Objective(WEIGHTS, Distance()))
-    assert list(named) == ["reconstruction", "kl", "outlier_penalty", "perceptual"]
+    assert list(named) == ["reconstruction", "perceptual", "kl", "outlier_penalty"]
     assert total == pytest.approx(sum(WEIGHTS[n] * v for n, v in named.items()), rel=1e-5)
     assert error == pytest.approx(((VIDEO - TARGET) ** 2).mean(), rel=1e-5)
     assert named["reconstruction"] == pytest.approx(abs(VIDEO - TARGET).sum() / FRAMES, rel=1e-5)

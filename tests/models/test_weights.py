@@ -433,6 +433,16 @@ def test_a_config_that_is_missing_can_be_given_and_is_warned_of(tmp_path, arrays
     ]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, network, arrays, suffix, value):
+    path, name = tmp_path / f"a{suffix}", "decoder.conv_in.conv_spat.weight"
+    broken = {**arrays, name: arrays[name].copy()}
+    broken[name].reshape(-1)[5] = value
+    write_weights(path, broken, network.config)
+    with pytest.raises(ValueError, match=f"{name} holds NaN or infinite values"):
+        TemporalAutoencoder(path)
+
+
 # Interrupted writes
 
 

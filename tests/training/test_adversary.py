@@ -90,8 +90,9 @@ def by_autograd(tae, objective, adversary, video, noise):
 
     video, noise = from_numpy(video), from_numpy(noise)
     reconstruction, z, mean, logvar = tae.reconstruct(video, noise)
-    total, _, l1, _, _, perceptual = objective(video, reconstruction, z, mean, logvar)
-    nll = WEIGHTS["reconstruction"] * l1 + WEIGHTS["perceptual"] * perceptual
+    total, _, *terms = objective(video, reconstruction, z, mean, logvar)
+    terms = dict(zip(objective.names, terms, strict=True))
+    nll = sum(WEIGHTS[name] * terms[name] for name in ("reconstruction", "perceptual"))
     generator = hinge_generator(adversary.discriminator(reconstruction))
     last = tae.decoder.conv_out.conv_spat.weight
     (of_nll,) = torch.autograd.grad(nll, last, retain_graph=True)
@@ -158,8 +159,9 @@ def test_the_pixel_terms_are_those_of_the_objective_without_kl_and_outlier_penal
     _, objective, _ = fresh
     video, other = from_numpy(batch()[0]), from_numpy(batch(seed=1)[0])
     latents = [from_numpy(batch()[1])] * 3
-    _, _, l1, _, _, perceptual = (float(value) for value in objective(video, other, *latents))
-    expected = WEIGHTS["reconstruction"] * l1 + WEIGHTS["perceptual"] * perceptual
+    _, _, *terms = (float(value) for value in objective(video, other, *latents))
+    terms = dict(zip(objective.names, terms, strict=True))
+    expected = sum(WEIGHTS[name] * terms[name] for name in ("reconstruction", "perceptual"))
     assert float(objective.of_pixels(video, other)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -216,7 +218,8 @@ def test_updates_of_both_move_both_and_stay_finite(fresh):
     ):
         new = arrays(parameters)
         assert all(np.isfinite(array).all() for array in new)
-        assert sum(np.array_equal(*pair) for pair in zip(old, new, strict=True)) < len(new) / 10
+        # As many logits may pull the discriminator's last bias up as down.
+        assert sum(np.array_equal(*pair) for pair in zip(old, new, strict=True)) <= len(new) / 10
 
 
 @pytest.mark.parametrize("count", [-5, 10**400, "x", 1.0, None])

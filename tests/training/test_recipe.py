@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -115,6 +116,15 @@ def test_every_recipe_of_the_repository_is_read(path):
             assert getattr(recipe, key) == value
 
 
+def test_every_number_of_a_recipe_has_a_least():
+    kinds = get_type_hints(Recipe)
+    numbers = {key for key, kind in kinds.items() if kind in (int, float, int | None)}
+    assert numbers > {"batch_size", "kl_weight", "val_num_frames"}
+    for key in numbers:
+        with pytest.raises(ValueError, match=f"^{key}"):
+            Recipe(**PATHS, **{"perceptual_weight": 0.0, key: -1})
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -140,7 +150,7 @@ def test_every_recipe_of_the_repository_is_read(path):
         ({"kl_weight": 1e39}, ("kl_weight is 1e+39", "finite")),
         ({"optim_eps": 0}, ("optim_eps is 0", "at least 1e-30")),
         ({"val_video_folder": "videos"}, ("val_video_folder", "no val_csv_path")),
-        ({"mixed_image_ratio": ".nan"}, ("mixed_image_ratio is nan", "finite")),
+        ({"mixed_image_ratio": ".nan"}, ("mixed_image_ratio is nan", "at least 0")),
         ({"max_grad_norm": -1}, ("max_grad_norm is -1", "at least 0")),
         ({"scheduler": "linear"}, ("scheduler is 'linear'", "constant", "cosine")),
         ({"jit_level": "O2"}, ("jit_level is 'O2'", "O0", "O1")),

@@ -212,15 +212,14 @@ def with_adversary():
     """Makes training steps with a discriminator, each of a network of its own; eager, since each
     would compile."""
 
-    def make():
+    def make(**options):
         tae = TemporalAutoencoder(None, TINY, seed=3)
         objective = Objective(WEIGHTS)
         parameters = list(backend.named_parameters(tae).values())
         optimizer = backend.AdamW(parameters, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.0)
         adversary = Adversary(tae, objective, ndf=4, n_layers=1, compile=False, seed=1)
-        return TrainStep(
-            tae, objective, optimizer, adversary=adversary, disc_start=1, compile=False
-        )
+        options |= {"adversary": adversary, "disc_start": 1, "compile": False}
+        return TrainStep(tae, objective, optimizer, **options)
 
     return make
 
@@ -284,6 +283,23 @@ def test_a_loss_that_is_not_finite_is_counted_though_the_loss_scale_gives_way(ma
     broken[0, 0, 0, 0, 0] = math.nan
     assert step(1, [broken], 1e-3)["skipped_updates"] == 1
     assert scale.value == 2.0**15
+
+
+def test_a_discriminator_whose_gradients_are_not_finite_is_no_matter_of_the_loss_scale(
+    with_adversary, monkeypatch
+):
+    scale = LossScale(initial=2.0**10)
+    step = with_adversary(loss_scale=scale)
+    gradients = step._adversary.gradients
+
+    def broken(*inputs):
+        result = gradients(*inputs)
+        step._adversary._sums = [math.nan * array for array in step._adversary._sums]
+        return result
+
+    monkeypatch.setattr(step._adversary, "gradients", broken)
+    assert [step(n, [video(0)], 1e-3)["skipped_updates"] for n in (2, 3)] == [1, 2]
+    assert scale.state() == {"value": 2.0**10, "good_updates": 2}
 
 
 def test_a_restored_step_has_the_loss_scale(make_step):

@@ -240,7 +240,17 @@ def test_only_the_newest_checkpoints_are_kept(videos, tmp_path, capsys):
     assert steps_kept(tmp_path / "run") == [3, 4]
 
 
-def test_loop_hands_over_accumulated_batches_rates_and_settings(videos, tmp_path, capsys, recorded):
+def test_loop_hands_over_accumulated_batches_rates_and_settings(
+    videos, tmp_path, capsys, recorded, monkeypatch
+):
+    optimizers = []
+
+    class RecordedAdamW(backend.AdamW):
+        def __init__(self, parameters, **options):
+            optimizers.append(options)
+            super().__init__(parameters, **options)
+
+    monkeypatch.setattr(backend, "AdamW", RecordedAdamW)
     args = train_flags(
         videos,
         tmp_path / "run",
@@ -252,6 +262,13 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(videos, tmp_path
         max_grad_norm=0.25,
         seed=9,
         jit_level="O1",
+        betas="[0.8,0.95]",
+        optim_eps=1e-6,
+        weight_decay=0.125,
+        disc_weight=0.5,
+        disc_start=100,
+        disc_ndf=4,
+        disc_layers=1,
     )
     assert run(train.main, args, capsys).code == 0
     shape = (2, 3, 4, 8, 8)
@@ -260,12 +277,16 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(videos, tmp_path
         (2, [shape, shape], 0.005),
         (3, [shape, shape], 0.005),
     ]
+    assert optimizers == [
+        {"betas": (0.8, 0.95), "epsilon": 1e-6, "weight_decay": 0.125},
+        {"betas": (0.5, 0.9), "epsilon": 1e-8, "weight_decay": 0.125},
+    ]
+    assert recorded.last.options.pop("adversary") is not None
     assert recorded.last.options == {
         "max_grad_norm": 0.25,
         "ema_decay": 0.0,
         "loss_scale": None,
-        "adversary": None,
-        "disc_start": 0,
+        "disc_start": 100,
         "compile": False,
         "jit_level": "O1",
         "seed": 9,

@@ -69,3 +69,13 @@ def check_config(config: dict) -> dict:
         if full[key] not in choices:
             raise ValueError(f"TAE config {key} is {full[key]!r}, expected one of {choices}")
     return full
+
+
+def scaled(z, config: dict):
+    """Raw latents, an array or a tensor, to scaled latents."""
+    return config["scaling_factor"] * (z - config["shift_factor"])
+
+
+def unscaled(z, config: dict):
+    """Scaled latents, an array or a tensor, to raw latents."""
+    return z / config["scaling_factor"] + config["shift_factor"]

@@ -77,7 +77,7 @@ class TemporalConv(Module):
         self.bias = parameter(np.zeros(channels, np.float32))
         self.stride, self.upsample, self.padding = stride, upsample, padding
         # the input frames that the outputs of this piece read and those of the next read again
-        self.num_kept = taps - stride if upsample == 1 else taps // 2
+        self.frames_kept = taps - stride if upsample == 1 else taps // 2
 
     def forward(self, x):
         return self.step(x, (), True)[0]
@@ -98,7 +98,7 @@ class TemporalConv(Module):
         )
         if ends:
             return y, ()
-        return y, (x[:, x.shape[1] - self.num_kept :],)
+        return y, (x[:, x.shape[1] - self.frames_kept :],)
 
 
 class Conv(Module):

@@ -67,6 +67,7 @@ def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
 
 
 def _joined(one: Part, other: Part) -> Part:
+    # Frames that one's first piece lacks for other's to begin, since one gives `lag` fewer.
     short = max(0, one.lag + other.first - one.first)
     return Part(
         _Joined(one.step, other.step, one.num_kept),

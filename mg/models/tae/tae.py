@@ -14,7 +14,7 @@ import numpy as np
 
 from mg import backend
 from mg.backend import Module, Tensor, cast, cat
-from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config
+from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config, scaled, unscaled
 from mg.models.tae.layers import Setting, SpatialConv
 from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
@@ -357,11 +357,11 @@ class TemporalAutoencoder(Module):
 
     def scale(self, z: Tensor) -> Tensor:
         """Raw latents to scaled latents, as latent diffusion models are trained on."""
-        return self.config["scaling_factor"] * (z - self.config["shift_factor"])
+        return scaled(z, self.config)
 
     def unscale(self, z: Tensor) -> Tensor:
         """Scaled latents to raw latents."""
-        return z / self.config["scaling_factor"] + self.config["shift_factor"]
+        return unscaled(z, self.config)
 
     def latent_size(self, t: int, h: int, w: int) -> tuple[int, ...]:
         """The latents' frames, height and width of a video of t frames, h rows, w columns."""
@@ -417,7 +417,7 @@ class TemporalAutoencoder(Module):
         """The way from a video to its moments, in the tiles that are set."""
         tiling, functions = self._tiling or _WHOLE, self._functions()
         return Direction(
-            whole=functions.encode,
+            whole=functions.moments,
             enter=self._encoder_input,
             leave=self._moments_of,
             rows=functions.encoder_rows,
@@ -432,7 +432,7 @@ class TemporalAutoencoder(Module):
         """The way from latents to a video, in the tiles that are set."""
         tiling, functions = self._tiling or _WHOLE, self._functions()
         return Direction(
-            whole=functions.decode,
+            whole=functions.pixels,
             enter=self._decoder_input,
             leave=self._video_of,
             rows=functions.decoder_rows,
@@ -499,8 +499,8 @@ class TemporalAutoencoder(Module):
 
 
 class _Functions(NamedTuple):
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
+    moments: Callable[[Tensor], Tensor]
+    pixels: Callable[[Tensor], Tensor]
     encoder_rows: Callable[[], list[Row]]
     decoder_rows: Callable[[], list[Row]]
 

@@ -210,13 +210,16 @@ def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
 
     Raises:
         ValueError: a parameter is missing, unexpected, or of another shape; all are counted, the
-            first is named with both shapes.
+            first is named with both shapes. Or it holds numbers that are not finite.
     """
     unused = [name for name in arrays if _UNUSED.search(name)]
     if unused:
         logger.info("%s: dropped %d temb_proj arrays, which no forward uses", source, len(unused))
     arrays = {name: array for name, array in arrays.items() if name not in unused}
     check_fit(parameters, arrays, source=source)
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{source}: {name} holds NaN or infinite values")
     for name, parameter in parameters.items():
         backend.assign(parameter, arrays[name])
 
