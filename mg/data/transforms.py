@@ -21,10 +21,10 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a value is NaN or infinite, as a network's whose weights are ruined.
     """
-    levels = np.rint((np.asarray(video, np.float32) + 1.0) * 127.5)
-    if not np.isfinite(levels).all():
+    video = np.asarray(video, np.float32)
+    if not np.isfinite(video).all():
         raise ValueError("the video holds NaN or infinite values")
-    frames = np.clip(levels, 0, 255).astype(np.uint8)
+    frames = np.rint((np.clip(video, -1, 1) + 1.0) * 127.5).astype(np.uint8)
     return np.ascontiguousarray(np.moveaxis(frames, -4, -1))
 
 

@@ -25,9 +25,9 @@ def test_conversions_keep_each_pixel_in_its_place_for_clips_and_batches(rng):
 
 
 def test_values_are_rounded_and_clipped():
-    levels = np.array([-9, -0.5, 0.49, 0.51, 254.4, 254.6, 300])
+    levels = np.array([-1e40, -9, -0.5, 0.49, 0.51, 254.4, 254.6, 300, 4e40])  # to 3e38
     video = (levels / 127.5 - 1).reshape(1, 1, 1, -1).repeat(3, 0)
-    assert to_uint8(video)[0, 0, :, 0].tolist() == [0, 0, 0, 1, 254, 255, 255]
+    assert to_uint8(video)[0, 0, :, 0].tolist() == [0, 0, 0, 0, 1, 254, 255, 255, 255]
 
 
 @pytest.mark.parametrize(

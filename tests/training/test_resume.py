@@ -520,7 +520,7 @@ def test_what_is_to_be_saved_waits_for_an_update_that_is_not_skipped(videos, tmp
     measure = TrainStep._count
     places = iter(range(1, 9))
     monkeypatch.setattr(
-        TrainStep, "_count", lambda self, finite, loss: measure(self, next(places) not in (2, 3), 1)
+        TrainStep, "_count", lambda self, *_: measure(self, next(places) not in (2, 3), 1, True)
     )
     output = tmp_path / "run"
     options = {"train_steps": 8, "ckpt_save_steps": 3, "keep_checkpoints": 9}
