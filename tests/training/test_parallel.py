@@ -76,9 +76,10 @@ def run_two(script, args, folder: Path) -> str:
 
 
 def printed(folder: Path) -> str:
-    """What the processes printed: msrun keeps it in files, and may repeat the first one's."""
-    files = sorted((folder / "logs").glob("worker_*.log")) or [folder / "log"]
-    return "\n".join(file.read_text(errors="replace") for file in files)
+    """What the launcher and the processes printed; msrun keeps the latter in files, and may repeat
+    the first one's."""
+    files = [folder / "log", *sorted((folder / "logs").glob("worker_*.log"))]
+    return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
 
 
 def run_one(script, args, folder: Path) -> None:
