@@ -16,6 +16,8 @@ def parse_options(text: str) -> dict:
         raise ValueError(error) from None
     if not isinstance(options, dict):
         raise ValueError("expected a line `key: value` for each option")
+    if odd := [key for key in options if not isinstance(key, str)]:
+        raise ValueError(f"the key {odd[0]!r} is no name of an option")
     return options
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -22,6 +22,17 @@ SOME_FAILED = 1
 INTERRUPTED = 130
 _LONGEST_LINE = 2000
 
+# What jsonargparse says of a value of a wrong type names Python's types and is long.
+_ILL_TYPED = re.compile(r'Parser key "(\w+)":.*(?:Got|Given) value: (.*)', re.DOTALL)
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+    type(None): "null",
+}
+
 # PyTorch and MindSpore raise a RuntimeError, with one of these in its first line.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|allocate memory failed", re.I)
 
@@ -31,10 +42,27 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._types: dict[str, Any] = {}
+
+    def add_class_arguments(self, theclass, *args, **kwargs):
+        self._types |= get_type_hints(theclass)
+        return super().add_class_arguments(theclass, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        found = _ILL_TYPED.match(message.strip())
+        if found and found[1] in self._types:
+            message = f"{found[1]} is {found[2]!r}, expected {_kind(self._types[found[1]])}"
         lines = [line.strip(" -") for line in message.strip().splitlines()]
         self.exit(BAD_INPUT, f"{self.prog}: error: {shown(' '.join(filter(None, lines)))}\n")
+
+
+def _kind(hint: Any) -> str:
+    """What values of a type are, to those who write options."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    if get_origin(hint) is tuple:
+        return f"[{', '.join(map(_kind, get_args(hint)))}]"
+    return _KINDS.get(hint) or " or ".join(map(_kind, get_args(hint)))
 
 
 def settings_parser(settings: type, description: str, **positional: str) -> Parser:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from mg.data.transforms import to_float
 from mg.data.workers import WorkerError, Workers
 from mg.ranges import check_at_least
 
-STRATEGIES = ("mixed_video_image", "mixed_video_random", "image_only", "video_only")
+Strategy = Literal["video_only", "image_only", "mixed_video_image", "mixed_video_random"]
 
 # Purposes of random draws; each is a stream of its own under one seed.
 _ORDER, _LENGTH, _ITEM = range(3)
@@ -69,7 +69,7 @@ class Sampler:
     random_crop: bool
     random_flip: bool
     max_zoom: float
-    mixed_strategy: str
+    mixed_strategy: Strategy
     mixed_image_ratio: float
     seed: int
     rank: int
@@ -207,7 +207,7 @@ def training_batches(
     random_crop: bool = False,
     random_flip: bool = False,
     max_zoom: float = 1.0,
-    mixed_strategy: str = "video_only",
+    mixed_strategy: Strategy = "video_only",
     mixed_image_ratio: float = 0.0,
     num_workers: int = 0,
     seed: int = 0,
@@ -256,8 +256,8 @@ def training_batches(
         WorkerError: while iterating, when worker processes die again and again.
     """
     check_clip_arguments(num_frames, image_size, sample_stride)
-    if mixed_strategy not in STRATEGIES:
-        expected = ", ".join(STRATEGIES)
+    if mixed_strategy not in get_args(Strategy):
+        expected = ", ".join(get_args(Strategy))
         raise ValueError(f"mixed_strategy: expected one of {expected}, got '{mixed_strategy}'")
     if not 1 <= max_zoom < math.inf:
         raise ValueError(f"max_zoom: expected 1 or more, got {max_zoom}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mg.ranges import check_at_least
+from mg.ranges import Dtype, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Evaluation:
     use_tile: bool = False
     lpips_weights: str | None = None
     report: bool = True
-    dtype: str = "fp32"
+    dtype: Dtype = "fp32"
     device_target: str = "auto"
     compile: bool | None = None
 
     def __post_init__(self):
+        check_choices(self)
         check_at_least(vars(self), batch_size=1, num_frames=1, image_size=1, sample_stride=1)

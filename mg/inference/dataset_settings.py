@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mg.latents.encoding import Precision
-from mg.ranges import check_at_least
+from mg.ranges import Dtype, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,12 @@ class DatasetEncoding:
     shard_size: int = 256
     shard_minutes: float = 10.0
     use_tile: bool = False
-    dtype: str = "fp32"
+    dtype: Dtype = "fp32"
     device_target: str = "auto"
     compile: bool | None = None
 
     def __post_init__(self):
+        check_choices(self)
         given = vars(self)
         check_at_least(given, num_frames=1, clips_per_video=1, image_size=8, sample_stride=1)
         check_at_least(given, batch_size=1, seed=0, shard_size=1, shard_minutes=0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mg.latents.encoding import Precision
-from mg.ranges import check_at_least
+from mg.ranges import Dtype, check_at_least, check_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,12 @@ class OneFile:
     ckpt_path: str = "small"
     chunk_frames: int = 16
     use_tile: bool = False
-    dtype: str = "fp32"
+    dtype: Dtype = "fp32"
     device_target: str = "auto"
     compile: bool | None = None
 
     def __post_init__(self):
+        check_choices(self)
         check_at_least(vars(self), chunk_frames=1)
 
 

@@ -1,10 +1,12 @@
 """Everything that decides a training run, in one flat place."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import yaml
 
-from mg.ranges import check_at_least
+from mg.data.loader import Strategy
+from mg.ranges import Dtype, check_at_least, check_choices
 
 _LARGEST = 3.4028234e38  # in float32
 
@@ -89,18 +91,18 @@ class Recipe:
     random_crop: bool = True
     random_flip: bool = False
     max_zoom: float = 1.0
-    mixed_strategy: str = "video_only"
+    mixed_strategy: Strategy = "video_only"
     mixed_image_ratio: float = 0.2
     num_workers: int = 2
     pretrained: str | None = None
     tae_config: dict = field(default_factory=dict)
     colour_start: bool = False
     use_recompute: bool = False
-    dtype: str = "fp32"
+    dtype: Dtype = "fp32"
     seed: int = 0
     device_target: str = "auto"
     compile: bool | None = None
-    jit_level: str = "O0"
+    jit_level: Literal["O0", "O1"] = "O0"
     reconstruction_weight: float = 1.0
     perceptual_weight: float = 1.0
     lpips_weights: str | None = None
@@ -113,7 +115,7 @@ class Recipe:
     disc_layers: int = 3
     train_steps: int = 100_000
     learning_rate: float = 1e-5
-    scheduler: str = "constant"
+    scheduler: Literal["constant", "cosine"] = "constant"
     end_learning_rate: float = 1e-7
     warmup_steps: int = 0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -132,6 +134,7 @@ class Recipe:
     val_num_frames: int | None = None
 
     def __post_init__(self):
+        check_choices(self)
         for least, keys in _AT_LEAST.items():
             check_at_least(vars(self), **{key: least for key in keys.split()})
         for key, value in asdict(self).items():
@@ -140,9 +143,6 @@ class Recipe:
         for key in ("learning_rate", "end_learning_rate"):
             if getattr(self, key) > 1:
                 raise ValueError(f"{key} is {getattr(self, key)}, expected at most 1")
-        for key, choices in (("scheduler", ("constant", "cosine")), ("jit_level", ("O0", "O1"))):
-            if getattr(self, key) not in choices:
-                raise ValueError(f"{key} is {getattr(self, key)!r}, expected one of {choices}")
         if self.colour_start and self.pretrained is not None:
             raise ValueError("colour_start is True, but there is a pretrained to start from")
         if self.val_video_folder is not None and self.val_csv_path is None:

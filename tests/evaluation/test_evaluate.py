@@ -384,7 +384,7 @@ def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
         ({"image_size": 5}, ("image_size", "at least 8", "5")),
         ({"batch_size": 0}, ("batch_size is 0", "at least 1")),
         ({"sample_stride": -1}, ("sample_stride is -1", "at least 1")),
-        ({"num_frames": "many"}, ("num_frames", "int", "many")),
+        ({"num_frames": "many"}, ("num_frames is 'many', expected a whole number",)),
         ({"frames": 3}, ("frames",)),
         ({"dtype": "fp8"}, ("'fp8'", "fp32")),
         ({"device_target": "TPU"}, ("'TPU'", "CPU")),

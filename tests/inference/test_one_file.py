@@ -463,6 +463,12 @@ def test_an_interrupted_command_leaves_no_file(tmp_path, checkpoint, capsys, nam
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("key", ["dtype", "precision"])
+def test_from_python_too_a_choice_is_among_its_names(key):
+    with pytest.raises(ValueError, match=f"{key} is 'int8', expected one of fp32, "):
+        FileEncoding(source="a.mp4", target="z.safetensors", **{key: "int8"})
+
+
 def test_the_settings_of_a_network_are_the_networks(checkpoint):
     given = {"ckpt_path": str(checkpoint), "use_tile": True, "dtype": "bf16", "compile": False}
     settings = FileEncoding(source="a.mp4", target="z.safetensors", **given)

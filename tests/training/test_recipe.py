@@ -129,12 +129,13 @@ def test_every_number_of_a_recipe_has_a_least():
     ("changes", "expected"),
     [
         ({"learning_speed": 1}, ("learning_speed",)),
-        ({"image_size": "large"}, ("image_size", "int", "large")),
-        ({"batch_size": 1.5}, ("batch_size", "int", "1.5")),
-        ({"random_crop": 3}, ("random_crop", "bool")),
-        ({"betas": "[0.9]"}, ("betas", "2 elements")),
+        ({"image_size": "large"}, ("image_size is 'large', expected a whole number",)),
+        ({"batch_size": 1.5}, ("batch_size is '1.5', expected a whole number",)),
+        ({"val_num_frames": "x"}, ("val_num_frames is 'x', expected a whole number or null",)),
+        ({"random_crop": 3}, ("random_crop is '3', expected true or false",)),
+        ({"betas": "[0.9]"}, ("betas is '[0.9]', expected [a number, a number]",)),
         ({"betas": "[0.9,1]"}, ("betas", "[0, 1)")),
-        ({"tae_config": "ch"}, ("tae_config", "dict")),
+        ({"tae_config": "ch"}, ("tae_config is 'ch', expected a mapping",)),
         ({"image_size": 0}, ("image_size is 0", "at least 1")),
         ({"num_frames": 0}, ("num_frames is 0", "at least 1")),
         ({"num_frames": -3}, ("num_frames is -3", "at least 1")),
@@ -170,6 +171,20 @@ def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
     config = write_yaml(tmp_path / "a.yaml", learning_speed=1)
     args = ["--config", config, *train_flags(tmp_path, tmp_path / "run")]
     run(train.main, args, capsys).assert_refused("learning_speed")
+
+
+def test_a_key_that_is_no_text_is_named_with_its_file(tmp_path, capsys):
+    config = tmp_path / "a.yaml"
+    config.write_text("3: 4\n")
+    args = ["--config", config, *train_flags(tmp_path, tmp_path / "run")]
+    run(train.main, args, capsys).assert_refused(str(config), "the key 3")
+
+
+def test_from_python_too_a_choice_is_among_its_names():
+    given = {"csv_path": "a.csv", "video_folder": "videos", "output_path": "run"}
+    for key in ("dtype", "scheduler", "jit_level", "mixed_strategy"):
+        with pytest.raises(ValueError, match=f"{key} is 'x', expected one of"):
+            Recipe(**given, perceptual_weight=0, **{key: "x"})
 
 
 def test_an_option_cut_short_is_an_error(tmp_path, capsys):
