@@ -5,8 +5,8 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -47,6 +47,24 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_apart(written: Iterable[str | os.PathLike], read: Iterable[str | os.PathLike]) -> None:
+    """Raise a ValueError if a file to be written is one that is read, by whatever name."""
+    originals = {name: path for path in read for name in _names(path)}
+    for path in written:
+        for name in _names(path) & originals.keys():
+            original = originals[name]
+            raise ValueError(f"{path}: is {original} itself, expected another place to write")
+
+
+def _names(path: str | os.PathLike) -> set:
+    """What tells a file from others: its path without links and, where it is, its place on disk."""
+    names: set = {os.path.realpath(path)}
+    with suppress(OSError):
+        status = os.stat(path)
+        names.add((status.st_dev, status.st_ino))
+    return names
 
 
 def sha256(path: str | os.PathLike) -> str:

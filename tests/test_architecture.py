@@ -114,6 +114,17 @@ def test_rooms_are_entered_downward_only(file):
         assert entered in MAY_ENTER[own], f"mg/{relative(file)} imports {module}"
 
 
+def test_latents_know_of_the_models_their_config_alone():
+    entered = {
+        module
+        for file in FILES
+        if room(module_name(file)) == "latents"
+        for module in imports(file)
+        if room(module) == "models"
+    }
+    assert entered == {"mg.models.tae.config"}
+
+
 def test_no_modules_import_each_other_in_a_circle():
     graph = {
         name: {module for module in imports(file) if module in MODULES and module != name}

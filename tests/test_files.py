@@ -7,7 +7,7 @@ import pytest
 from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
-from mg.files import atomic_path, lock_folder, write_arrays
+from mg.files import atomic_path, check_apart, lock_folder, write_arrays
 
 pytestmark = pytest.mark.once
 
@@ -23,6 +23,21 @@ def test_arrays_on_a_full_disk_are_an_error_that_names_the_file_and_leave_nothin
         with pytest.raises(OSError, match=r"disk/a\.safetensors: cannot be written"):
             write_arrays(disk / "a.safetensors", {"large": np.zeros(10**6)})
         assert list(disk.iterdir()) == []
+
+
+def test_a_file_that_is_read_is_not_written_by_another_name(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.mp4").touch()
+    os.link(folder / "a.mp4", tmp_path / "hard.mp4")
+    (tmp_path / "soft.mp4").symlink_to(folder / "a.mp4")
+    (tmp_path / "link").symlink_to(folder)
+    for name in ("hard.mp4", "soft.mp4", "link/a.mp4", "folder/../folder/a.mp4"):
+        with pytest.raises(ValueError, match="a.mp4 itself, expected another place"):
+            check_apart([tmp_path / "other.mp4", tmp_path / name], [folder / "a.mp4"])
+    with pytest.raises(ValueError, match="new.mp4 itself"):
+        check_apart([tmp_path / "link" / "new.mp4"], [folder / "new.mp4"])  # neither is there yet
+    check_apart([tmp_path / "other.mp4"], [folder / "a.mp4", "none.csv"])
 
 
 def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):

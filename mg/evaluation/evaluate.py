@@ -14,12 +14,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, read_index, write_video
-from mg.evaluation.paths import check_apart, reconstruction_paths, side_by_side_path
+from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.report_video import METRICS
 from mg.evaluation.score import judged_clip, score
 from mg.evaluation.settings import Evaluation
-from mg.files import atomic_path, sha256
+from mg.files import atomic_path, check_apart, sha256
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -71,8 +71,9 @@ def evaluate(evaluation: Evaluation) -> dict:
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
     videos = [Path(evaluation.video_folder) / name for name in names]
-    tables = [output / name for name in (TABLE_NAME, SUMMARY_NAME, PAGE_NAME)]
-    check_apart([*paths.values(), *tables], [*videos, evaluation.csv_path])
+    written = [*paths.values(), *map(side_by_side_path, paths.values())]
+    written += [output / name for name in (TABLE_NAME, SUMMARY_NAME, PAGE_NAME)]
+    check_apart(written, [*videos, evaluation.csv_path, evaluation.ckpt_path])
     output.mkdir(parents=True, exist_ok=True)
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()

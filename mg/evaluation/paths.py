@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 _LONGEST = 200  # bytes of a stem, so that what is added to it stays within a file name's 255
@@ -36,13 +36,3 @@ def _marks() -> Iterator[str]:
 def side_by_side_path(reconstruction: Path) -> Path:
     """Where the original and its reconstruction, side by side, go."""
     return reconstruction.with_name(f"{reconstruction.stem}_side_by_side.mp4")
-
-
-def check_apart(written: Iterable[Path], read: Iterable[str | Path]) -> None:
-    """Raise ValueError if a file that is written, or its side-by-side, would replace one read."""
-    originals = {os.path.realpath(path) for path in read}
-    for path in written:
-        if originals & {os.path.realpath(path), os.path.realpath(side_by_side_path(path))}:
-            raise ValueError(
-                f"{path} would replace a file of the data set, expected another output_path"
-            )

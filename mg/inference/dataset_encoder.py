@@ -192,12 +192,10 @@ class DatasetEncoder:
             values = np.concatenate([mean, logvar])
         else:
             values = mean if self._encoding.stored == "mean" else draw(mean, logvar, rng)
-            values = self._encoding.scale(values) if self._encoding.scaled else values
-        with np.errstate(over="ignore"):
-            array = values.astype(self._encoding.dtype)
-        if not np.isfinite(array).all():
-            raise VideoError(f"{path}: its latents are not finite numbers in {array.dtype}")
-        return array
+        try:
+            return self._encoding.to_stored(values)
+        except ValueError as error:
+            raise VideoError(f"{path}: {error}") from None
 
 
 def _ahead(pieces: Generator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -5,13 +5,13 @@ from fractions import Fraction
 
 from mg import backend
 from mg.data import IMAGE_SUFFIXES, check_output, open_writer
-from mg.files import sha256
-from mg.inference.network import check_apart, decoded, load_network
+from mg.files import check_apart, sha256
+from mg.inference.network import decoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
 from mg.interruption import uninterrupted
 from mg.latents.file import LatentFile, Video
-from mg.models.tae.tae import TAE_CONFIG, TemporalAutoencoder
+from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def decode(settings: Decoding) -> Video:
         ValueError, OSError: something is wrong with settings, latents, checkpoint or output, or the
             latents are of another config than the checkpoint; nothing is written then.
     """
-    check_apart(settings.target, settings.source, settings.ckpt_path)
+    check_apart([settings.target], [settings.source, settings.ckpt_path])
     check_output(settings.target, settings.codec)
     latents = LatentFile(settings.source)
     video = latents.video
@@ -50,7 +50,7 @@ def decode(settings: Decoding) -> Video:
 
 
 def _check_config(latents: LatentFile, tae: TemporalAutoencoder, ckpt_path: str) -> None:
-    theirs, ours = {**TAE_CONFIG, **latents.encoding.tae_config}, tae.config
+    theirs, ours = latents.encoding.tae_config, tae.config
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise ValueError(

@@ -11,8 +11,8 @@ import numpy as np
 
 from mg import backend
 from mg.data import Chunk, promised_frames, read_chunks, read_fps
-from mg.files import sha256
-from mg.inference.network import check_apart, check_size, encoded, load_network
+from mg.files import check_apart, sha256
+from mg.inference.network import check_size, encoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import FileEncoding
 from mg.interruption import each_uninterrupted
@@ -30,7 +30,7 @@ def encode(settings: FileEncoding) -> Video:
             is written then.
     """
     check_name(settings.target)
-    check_apart(settings.target, settings.source, settings.ckpt_path)
+    check_apart([settings.target], [settings.source, settings.ckpt_path])
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
     tae = load_network(settings)

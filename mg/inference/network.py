@@ -1,9 +1,7 @@
 """A video through the network, chunk by chunk: uint8 frames in and out, latents between."""
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -72,13 +70,3 @@ def check_size(path: str, frames: np.ndarray, tae: TemporalAutoencoder) -> tuple
             f"{tae.compression}x{tae.compression}"
         )
     return height, width
-
-
-def check_apart(target: str, *sources: str) -> None:
-    """Raise a ValueError if `target` is one of the other files of a command."""
-    for source in sources:
-        exist = Path(target).exists() and Path(source).exists()
-        if os.path.realpath(target) == os.path.realpath(source) or (
-            exist and os.path.samefile(target, source)
-        ):
-            raise ValueError(f"{target}: is {source} itself, expected another file")

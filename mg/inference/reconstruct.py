@@ -14,8 +14,8 @@ from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
 from mg.evaluation.metrics import frame_scores
 from mg.evaluation.report import ReportWriter
-from mg.files import sha256
-from mg.inference.network import check_apart, check_size, decoded, encoded, load_network
+from mg.files import check_apart, sha256
+from mg.inference.network import check_size, decoded, encoded, load_network
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Reconstruction
 from mg.interruption import each_uninterrupted, uninterrupted
@@ -41,9 +41,10 @@ def reconstruct(settings: Reconstruction) -> Scores:
         ValueError, OSError: something is wrong with settings, input, checkpoint or output; nothing
             is written then.
     """
-    check_apart(settings.target, settings.source, settings.ckpt_path)
+    check_apart([settings.target], [settings.source, settings.ckpt_path])
     if settings.report is not None:
-        check_apart(settings.report, settings.source, settings.ckpt_path, settings.target)
+        others = [settings.source, settings.ckpt_path, settings.target]
+        check_apart([settings.report], others)
     check_output(settings.target, settings.codec)
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)

@@ -125,10 +125,9 @@ class LatentDataset:
         if self.encoding.stored == "moments":
             mean, logvar = np.split(latents, 2)
             latents = draw(mean, logvar, np.random.default_rng(seed)) if self._sample else mean
-        if self._scaled and not self.encoding.scaled:
-            latents = self.encoding.scale(latents)
-        if self.encoding.scaled and not self._scaled:
-            latents = self.encoding.unscale(latents)
+        if self._scaled != self.encoding.scaled:
+            convert = self.encoding.scale if self._scaled else self.encoding.unscale
+            latents = convert(latents)
         keys = ("file", "clip", "start", "frames", "height", "width", "fps")
         return {"latents": latents, **{key: getattr(row, key) for key in keys}}
 

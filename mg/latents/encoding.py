@@ -1,10 +1,11 @@
 """What all latents of a directory have in common: the network, and how it was used."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from mg.models.tae.config import TAE_CONFIG, scaled, unscaled
 from mg.ranges import TOO_LARGE
@@ -61,10 +62,26 @@ class Encoding:
         """Scaled latents to raw latents."""
         return unscaled(z, self.tae_config)
 
+    def to_stored(self, z: np.ndarray) -> np.ndarray:
+        """Raw latents, or moments, as they are stored.
+
+        Raises:
+            ValueError: they are not finite in the precision stored.
+        """
+        with np.errstate(over="ignore"):
+            stored = (self.scale(z) if self.scaled else z).astype(self.dtype)
+        if not np.isfinite(stored).all():
+            raise ValueError(f"its latents are not finite numbers in {self.dtype}")
+        return stored
+
+    def to_raw(self, stored: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:
+        """Raw latents, or moments, of what is stored, computed in `dtype`."""
+        z = stored.astype(dtype)
+        return self.unscale(z) if self.scaled else z
+
     def difference(self, other: "Encoding") -> str | None:
         """The first thing in which another encoding differs, "KEY is THIS, not OTHER"."""
-        # What was made before the config had a key has its default, as in checkpoints.
-        flat, others = ({**e.settings, **TAE_CONFIG, **e.tae_config} for e in (self, other))
+        flat, others = ({**e.settings, **e.tae_config} for e in (self, other))
         for key in sorted(flat.keys() | others.keys()):
             if flat.get(key) != others.get(key):
                 return f"{key} is {flat.get(key)!r}, not {others.get(key)!r}"
@@ -86,13 +103,15 @@ def draw(mean: np.ndarray, logvar: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def encoding_from_json(text: str) -> Encoding:
-    """What `Encoding.to_json` gave.
+    """What `Encoding.to_json` gave. A key that the config has got since then has its default, as
+    in checkpoints.
 
     Raises:
         ValueError: it lacks something, or holds what no encoding does.
     """
     try:
         encoding = Encoding(**json.loads(text))
+        encoding = replace(encoding, tae_config={**TAE_CONFIG, **encoding.tae_config})
         if _is_right(encoding):
             return encoding
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -93,10 +93,10 @@ def write_latents(
         tempfile.TemporaryFile(buffering=0, dir=temporary.parent) as spool,
     ):
         for z in chunks:
-            with np.errstate(over="ignore"):
-                stored = (encoding.scale(z) if encoding.scaled else z).astype(encoding.dtype)
-            if not np.isfinite(stored).all():
-                raise ValueError(f"{path}: latents that are not finite numbers in {stored.dtype}")
+            try:
+                stored = encoding.to_stored(z)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
             with _written(path):
                 _append(spool, np.ascontiguousarray(stored.swapaxes(0, 1)))
         video = describe()
@@ -158,8 +158,7 @@ class LatentFile:
             stored = file.get_slice("latents")
             for start in range(0, self.shape[1], num_latents):
                 stop = min(start + num_latents, self.shape[1])
-                z = stored[:, start:stop].astype(np.float32)
-                z = self.encoding.unscale(z) if self.encoding.scaled else z
+                z = self.encoding.to_raw(stored[:, start:stop])
                 if not np.isfinite(z).all():
                     raise ValueError(f"{self.path}: its latents hold NaN or infinite values")
                 yield z

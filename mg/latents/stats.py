@@ -83,12 +83,10 @@ def latent_statistics(directory: str | os.PathLike) -> dict:
 
 
 def _spread(dataset: LatentDataset, index: int) -> Spread:
-    z, within = dataset.stored(index).astype(np.float64), 0.0
+    z, within = dataset.encoding.to_raw(dataset.stored(index), np.float64), 0.0
     if dataset.encoding.stored == "moments":
         z, logvar = np.split(z, 2)
         within = np.exp(logvar).reshape(len(z), -1).sum(1)
-    if dataset.encoding.scaled:
-        z = dataset.encoding.unscale(z)
     z = z.reshape(len(z), -1)
     if not (np.isfinite(z).all() and np.all(np.isfinite(within))):
         row = dataset.row(index)

@@ -300,7 +300,7 @@ def test_videos_of_the_data_set_are_never_replaced(tmp_path, checkpoint, capsys,
     write_dataset(tmp_path, ["a.mp4", "b.mp4"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, tmp_path), capsys)
-    outcome.assert_refused("a.mp4", "another output_path")
+    outcome.assert_refused("a.mp4", "itself, expected another place to write")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -324,7 +324,7 @@ def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact, 
     index = (tmp_path / "videos.csv").rename(tmp_path / name)
     before = index.read_bytes()
     args = evaluate_flags(checkpoint, videos, tmp_path, csv_path=index)
-    run(command.main, args, capsys).assert_refused(name, "another output_path")
+    run(command.main, args, capsys).assert_refused(name, "itself, expected another place to write")
     assert list(tmp_path.iterdir()) == [index]
     assert index.read_bytes() == before
 

@@ -10,8 +10,15 @@ from mg.latents.inventory import read_inventory
 from mg.latents.manifest import write_manifest
 from mg.latents.shard_writer import ShardWriter
 from mg.latents.shards import Clip, EncodedFile, checksum, clip_key
+from mg.models.tae.config import TAE_CONFIG
 
-CONFIG = {"z_channels": 3, "ch_mult": [1, 2], "scaling_factor": 1.5, "shift_factor": 0.25}
+CONFIG = {
+    **TAE_CONFIG,
+    "z_channels": 3,
+    "ch_mult": [1, 2],
+    "scaling_factor": 1.5,
+    "shift_factor": 0.25,
+}
 SIZES = [(4, 8, 8), (4, 8, 8), (3, 8, 8), (9, 10, 12), (1, 16, 6)]
 """Frames, height and width of each clip; a file has two, the last has one."""
 

@@ -318,7 +318,7 @@ def tae_config(header):
         (lambda h: h["__metadata__"]["clips"].append(first_clip(h)), "twice"),
         (lambda h: h["__metadata__"].update(clips=3), "Clip"),
         (lambda h: h["__metadata__"].update(format="other"), "mg latents shard"),
-        (lambda h: h["__metadata__"]["encoding"].update(tae_config={}), "how"),
+        (lambda h: h["__metadata__"]["encoding"].update(tae_config=[]), "how"),
         (lambda h: tae_config(h).update(z_channels=5), "expected"),
         (lambda h: tae_config(h).update(ch_mult=[1] * 99), "how"),
         (lambda h: tae_config(h).update(shift_factor=-(10**30)), "how"),
