@@ -52,6 +52,7 @@ __all__ = [
     "in_python",
     "is_tensor",
     "join_ranks",
+    "keep",
     "leaky_relu",
     "linear",
     "max_pool2d",
@@ -279,9 +280,12 @@ def _tap_frames(x, taps, stride, upsample, padding, begins=True, ends=True):
 
 
 def temporal_conv(
-    x, weight, bias, *, stride=1, upsample=1, padding="replicate", begins=True, ends=True
+    x, weight, bias, *, stride=1, upsample=1, padding="replicate", before=(), ends=True
 ):
     out_channels, c, _, taps = weight.shape
+    begins = len(before) == 0
+    if not begins:
+        x = cat((before[0], x), 1)
     if taps > 1 or stride > 1 or upsample > 1:
         x = _tap_frames(x, taps, stride, upsample, padding, begins, ends)
     kernel = weight.permute(0, 3, 1, 2).reshape(out_channels, taps * c, 1, 1)
@@ -385,9 +389,14 @@ def cat(tensors, axis):
     return ops.cat(tensors, axis)
 
 
-def copy(x, place=None):  # noqa: ARG001
-    # MindSpore puts tensors where it likes. Tensor.copy takes several times longer than this.
-    return x * 1
+def copy(x):
+    return x * 1  # Tensor.copy takes several times longer
+
+
+def keep(count, kept, x):
+    # MindSpore puts tensors where it likes.
+    frames = x if len(kept) == 0 else cat((kept[0], x), 1)
+    return (copy(frames[:, frames.shape[1] - count :]),)
 
 
 def contiguous(x):

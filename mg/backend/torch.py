@@ -24,6 +24,8 @@ from mg.backend.torch_kernels import (
     TemporalConv,
     channels_last,
     frames_of,
+    sum_of_products,
+    sums_products,
 )
 from mg.memory import keep_freed_memory
 
@@ -54,6 +56,7 @@ __all__ = [
     "in_python",
     "is_tensor",
     "join_ranks",
+    "keep",
     "leaky_relu",
     "linear",
     "max_pool2d",
@@ -225,21 +228,31 @@ def temporal_conv(
     stride: int = 1,
     upsample: int = 1,
     padding: str = "replicate",
-    begins: bool = True,
+    before: tuple[Tensor, ...] = (),
     ends: bool = True,
 ) -> Tensor:
     """Convolve in time: x `(b t c h w)`, weight `(o c 1 k)`, gives `(b t' o h w)` with
-    t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before; see
-    `mg.backend.shared.frame_table` for the padding and for frames that do not begin or end the
-    clip."""
-    b, t, c, h, w = x.shape
+    t' = ceil(t * upsample / stride). Frames are repeated `upsample` times before. x continues the
+    frames of `before`, if there are any, and begins the clip otherwise; see
+    `mg.backend.shared.frame_table` for the padding and for frames that do not end the clip."""
+    h, w = x.shape[3:]
     taps = weight.shape[3]
+    clips = [clip.permute(0, 1, 3, 4, 2).flatten(2, 3).contiguous() for clip in (*before, x)]
     table = frame_table(
-        t, taps, stride=stride, upsample=upsample, padding=padding, begins=begins, ends=ends
+        sum(clip.shape[1] for clip in clips),
+        taps,
+        stride=stride,
+        upsample=upsample,
+        padding=padding,
+        begins=not before,
+        ends=ends,
     )
-    positions = x.permute(0, 1, 3, 4, 2).reshape(b, t, h * w, c).contiguous()
     kernel = weight[:, :, 0].permute(2, 1, 0).to(x.dtype)
-    y = TemporalConv.apply(positions, kernel, bias.to(x.dtype), table)
+    if before and sums_products(x):
+        y = sum_of_products(clips, kernel, bias, table)
+    else:
+        positions = clips[0] if not before else torch.cat(clips, 1)
+        y = TemporalConv.apply(positions, kernel, bias.to(x.dtype), table)
     return y.unflatten(2, (h, w)).permute(0, 1, 4, 2, 3)
 
 
@@ -338,14 +351,29 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
     return torch.cat(list(tensors), dim=axis)
 
 
-def copy(x: Tensor, place: Tensor | None = None) -> Tensor:
-    """The values of x in memory of their own, where a slice of x would keep all of x alive: in that
-    of `place` if its shape is that of x. So what stays does not lie between what comes and goes."""
-    if place is None or place.shape != x.shape:
-        return x.clone()
-    if place.is_inference() and not torch.is_inference_mode_enabled():
-        return x.clone()  # such a tensor changes in that mode only
-    return place.copy_(x)
+def copy(x: Tensor) -> Tensor:
+    """The values of x in memory of their own, where a slice of x would keep all of x alive."""
+    return x.clone()
+
+
+def keep(count: int, kept: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor]:
+    """The last `count` frames of what is kept, none or a tensor, followed by x, in memory of their
+    own: that of what is kept, where as many are. So what stays does not lie between what comes and
+    goes."""
+    new = x.shape[1]
+    if kept and kept[0].shape[1] == count and not _is_frozen(kept[0]):
+        (place,) = kept
+        for frame in range(count - new):
+            place[:, frame] = place[:, frame + new]
+        place[:, max(0, count - new) :] = x[:, max(0, new - count) :]
+        return (place,)
+    frames = torch.cat((*kept, x), 1)
+    return (copy(frames[:, frames.shape[1] - count :]),)
+
+
+def _is_frozen(x: Tensor) -> bool:
+    """Whether x may not change: it was made in inference mode, which is over."""
+    return x.is_inference() and not torch.is_inference_mode_enabled()
 
 
 def contiguous(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ frame, c input channels, o output channels, k taps.
 # pyright: reportIncompatibleMethodOverride=false, reportPossiblyUnboundVariable=false
 
 import functools
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 import torch
@@ -37,7 +38,7 @@ class TemporalConv(Function):
         if _has_gpu_kernel(x):
             return torch_gpu_kernels.temporal_conv(x, weight, bias, table)
         if x.dtype == torch.float32:
-            return _sum_of_products(x, weight, bias, table)
+            return sum_of_products([x], weight, bias, table)
         return F.linear(_side_by_side(x, table, len(weight)), weight.flatten(0, 1).t(), bias)
 
     @staticmethod
@@ -66,15 +67,36 @@ def _has_gpu_kernel(x: Tensor) -> bool:
     return HAS_TRITON and x.is_cuda and x.dtype != torch.float32
 
 
-def _sum_of_products(x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...]) -> Tensor:
-    """A matrix product for each run, added in place: nothing is copied."""
-    b, _, p, _ = x.shape
-    y = x.new_empty(b, len(table) // len(weight), p, len(bias)).copy_(bias)
+def sums_products(x: Tensor) -> bool:
+    """Whether `sum_of_products` is the way for x, not differentiated."""
+    return x.dtype == torch.float32 and not torch.is_grad_enabled()
+
+
+def sum_of_products(
+    clips: Sequence[Tensor], weight: Tensor, bias: Tensor, table: tuple[int, ...]
+) -> Tensor:
+    """`TemporalConv` of clips in a row, by a matrix product for each run, added in place: nothing
+    is copied."""
+    b, _, p, _ = clips[0].shape
+    y = clips[0].new_empty(b, len(table) // len(weight), p, len(bias)).copy_(bias)
     for run in frame_runs(table, len(weight)):
         product = _weight(weight, run)
-        for rows, frames in zip(_frames(y, run.to, run), _frames(x, run.of, run), strict=True):
-            rows.addmm_(frames, product)
+        for part, x in _parts(run, clips):
+            for rows, frames in zip(
+                _frames(y, part.to, part), _frames(x, part.of, part), strict=True
+            ):
+                rows.addmm_(frames, product)
     return y
+
+
+def _parts(run: Run, clips: Sequence[Tensor]) -> Iterator[tuple[Run, Tensor]]:
+    """The run within each of the clips that follow one another, with the clip."""
+    start = 0
+    for x in clips:
+        begin, end = max(run.of, start), min(run.of + run.length, start + x.shape[1])
+        if begin < end:
+            yield Run(run.taps, run.to + begin - run.of, begin - start, end - begin), x
+        start += x.shape[1]
 
 
 def _side_by_side(x: Tensor, table: tuple[int, ...], taps: int) -> Tensor:

@@ -24,6 +24,7 @@ from mg.backend import (
     conv2d,
     group_norm,
     group_norm_silu,
+    keep,
     linear,
     parameter,
     recompute,
@@ -83,9 +84,6 @@ class TemporalConv(Module):
         return self.step(x, (), True)[0]
 
     def step(self, x, kept, ends):
-        begins = len(kept) == 0
-        if not begins:
-            x = cat((kept[0], x), 1)
         y = temporal_conv(
             x,
             self.weight,
@@ -93,12 +91,20 @@ class TemporalConv(Module):
             stride=self.stride,
             upsample=self.upsample,
             padding=self.padding,
-            begins=begins,
+            before=kept,
             ends=ends,
         )
-        if ends:
-            return y, ()
-        return y, (x[:, x.shape[1] - self.frames_kept :],)
+        return y, () if ends else keep(self.frames_kept, kept, x)
+
+
+def first(count, kept, x):
+    """The first `count` frames of what is kept, followed by x."""
+    if len(kept) == 0:
+        return x[:, :count]
+    held = kept[0].shape[1]
+    if count <= held:
+        return kept[0][:, :count]
+    return cat((kept[0], x[:, : count - held]), 1)
 
 
 class Conv(Module):
@@ -154,15 +160,14 @@ class ResnetBlock(Module):
     def step(self, x, kept, ends):
         h, kept1 = self.conv1.step(self.norm1.silu(x), kept[:1], ends)
         h, kept2 = self.conv2.step(self.norm2.silu(h), kept[1:2], ends)
-        if len(kept) > 0:
-            x = cat((kept[2], x), 1)
-        passing = ()  # frames that wait for the convolutions to give theirs
-        if not ends:
-            passing = (x[:, h.shape[1] :],)
-            x = x[:, : h.shape[1]]
         if self.has_shortcut:
             x = self.nin_shortcut(x)
-        return x + h, kept1 + kept2 + passing
+        y = first(h.shape[1], kept[2:], x) + h
+        if ends:
+            return y, ()
+        # Frames wait for the convolutions to give theirs.
+        waiting = x.shape[1] - h.shape[1] + (kept[2].shape[1] if len(kept) > 0 else 0)
+        return y, kept1 + kept2 + keep(waiting, kept[2:], x)
 
 
 def residual_blocks(setting, in_channels, out_channels, count):

@@ -147,9 +147,7 @@ class Stage:
 
     def _computed(self, x: Tensor, ends: bool) -> Tensor:
         with no_grad():
-            y, kept = self._part.step(x, self._kept, ends)
-            places = self._kept or [None] * len(kept)
-            self._kept = tuple(map(copy, kept, places))
+            y, self._kept = self._part.step(x, self._kept, ends)
         return y
 
 
