@@ -99,15 +99,14 @@ class Encoder(Module):
     def rows(self):
         """`forward` in parts, in order."""
         coarsest = 2 ** (len(self.down) - 1)
-        blocks = [_blocks(level, 2**n) for n, level in enumerate(self.down)]
-        blocks[0] = [Part(self.conv_in.step, 1), *blocks[0]]
-        blocks[-1] += [*_middle(self.mid, coarsest), Part(self.head_step, coarsest)]
         rows = []
         for number, level in enumerate(self.down):
-            rows.append(Row(*blocks[number]))
+            rows.append(_blocks(level, 2**number))
             if level.has_resampling:
-                rows.append(Row(_resampling(level, 2**number, multiple=2)))
-        return rows
+                rows.append([_resampling(level, 2**number, multiple=2)])
+        rows[0].insert(0, Part(self.conv_in.step, 1))
+        rows[-1] += [*_middle(self.mid, coarsest), Part(self.head_step, coarsest)]
+        return [Row(*parts) for parts in rows]
 
 
 class Decoder(Module):
@@ -147,14 +146,15 @@ class Decoder(Module):
     def rows(self):
         """`forward` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
-        levels = [_blocks(level, 2**n) for n, level in enumerate(self.up)]
-        for number, level in enumerate(self.up):
+        rows = []
+        for number in reversed(range(self.num_levels)):
+            level = self.up[number]
+            rows.append(_blocks(level, 2**number))
             if level.has_resampling:
-                levels[number].append(_resampling(level, 2**number, multiple=1))
-        levels[0].append(Part(self.head_step, 1))
-        start = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
-        levels[-1] = start + levels[-1]
-        return [Row(*parts) for parts in reversed(levels)]
+                rows[-1].append(_resampling(level, 2**number))
+        rows[0][:0] = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
+        rows[-1].append(Part(self.head_step, 1))
+        return [Row(*parts) for parts in rows]
 
 
 def _middle(mid, coarseness):
@@ -167,7 +167,7 @@ def _blocks(level, coarseness):
     return [_block(block, coarseness) for block in level.block]
 
 
-def _resampling(level, coarseness, multiple):
+def _resampling(level, coarseness, multiple=1):
     return Part(level.resample_step, coarseness, multiple=multiple)
 
 
