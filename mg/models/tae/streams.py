@@ -174,7 +174,7 @@ class DecodeStream(_Clip):
         z = self._check(z)
         sizes = (*z.shape[:2], *z.shape[3:])
         if self._sizes is None:
-            check_holds(None, self._target_size, z, self._compression)
+            check_holds(None, self._target_size, z.shape[2:], self._compression)
             self._stream = self._open(*sizes[2:])
             self._sizes = sizes
         _check_sizes(sizes, self._sizes)
@@ -187,9 +187,8 @@ class DecodeStream(_Clip):
         self._check_open()
         if self._sizes is None:
             raise ValueError("there are no latents to decode")
-        holds = self._fed * self._compression
-        if self._num_frames is not None and self._num_frames > holds:
-            raise ValueError(f"{self._num_frames} frames asked of latents that hold 1 to {holds}")
+        latent_size = (self._fed, *self._sizes[2:])
+        check_holds(self._num_frames, self._target_size, latent_size, self._compression)
         self._ended = True
         if not self.has_all:
             yield from self._cut(self._stream.flush())

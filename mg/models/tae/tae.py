@@ -295,7 +295,7 @@ class TemporalAutoencoder(Module):
         """
         num_target_frames, target_size = target(num_target_frames, target_size)
         z = self.decodable(z)
-        check_holds(num_target_frames, target_size, z, self.compression)
+        check_holds(num_target_frames, target_size, z.shape[2:], self.compression)
         x = self._in_pieces(self._decoding(), z)
         rows, columns = target_size or x.shape[3:]
         return backend.contiguous(x[:, :, : num_target_frames or x.shape[2], :rows, :columns])

@@ -1,6 +1,7 @@
 """What goes into the network: checked, and made to fit. Shapes `(b c t h w)`."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -62,20 +63,21 @@ def target(
 
 
 def check_holds(
-    num_frames: int | None, size: tuple[int, int] | None, z: Tensor, compression: int
+    num_frames: int | None,
+    size: tuple[int, int] | None,
+    latent_size: Sequence[int],
+    compression: int,
 ) -> None:
-    """Raise unless latents z hold that many frames, of that height and width.
+    """Raise unless latents of that many frames, rows and columns hold a target.
 
     Raises:
         ValueError: they hold less.
     """
-    targets = (num_frames, *(size or (None, None)))
-    for target, length, axis in zip(
-        targets, z.shape[2:], ("frames", "rows", "columns"), strict=True
-    ):
+    wanted = (num_frames, *(size or (None, None)))
+    for count, length, axis in zip(wanted, latent_size, ("frames", "rows", "columns"), strict=True):
         holds = length * compression
-        if target is not None and target > holds:
-            raise ValueError(f"{target} {axis} asked of latents that hold 1 to {holds}")
+        if count is not None and count > holds:
+            raise ValueError(f"{count} {axis} asked of latents that hold 1 to {holds}")
 
 
 def generator(seed: int | None) -> np.random.Generator:
