@@ -21,6 +21,7 @@ height and width).
 """
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -101,7 +102,7 @@ def write_latents(
                 _append(spool, np.ascontiguousarray(stored.swapaxes(0, 1)))
         video = describe()
         shape = encoding.shape(video.frames, video.height, video.width)
-        if spool.tell() != np.prod(shape) * encoding.dtype.itemsize:
+        if spool.tell() != math.prod(shape) * encoding.dtype.itemsize:
             raise ValueError(f"{path}: latents of another size than {shape}, which fits the video")
         with _written(path), temporary.open("wb") as file:
             _write(file, spool, shape, encoding, video)
@@ -233,7 +234,7 @@ def _transposed(spool: BinaryIO, shape: tuple[int, ...], itemsize: int) -> Itera
 
 def _header(shape: tuple[int, ...], encoding: Encoding, video: Video, *, crc32: str) -> bytes:
     start = 0 if video.times is None else 8 * video.frames
-    end = start + int(np.prod(shape)) * encoding.dtype.itemsize
+    end = start + math.prod(shape) * encoding.dtype.itemsize
     description = {
         "source": video.source,
         "frames": video.frames,

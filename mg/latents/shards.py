@@ -131,7 +131,7 @@ def read_array(path: str | os.PathLike, place: Place) -> np.ndarray:
         OSError: the file cannot be read.
         ValueError: it ends before the array does.
     """
-    count = int(np.prod(place.shape))
+    count = math.prod(place.shape)
     array = np.fromfile(path, place.dtype, count, offset=place.offset)
     if array.size != count:
         raise ValueError(f"{path}: ends within the latents at byte {place.offset}")
@@ -182,10 +182,7 @@ def _place(key: str, entry: Any, start: int) -> Place:
 
 
 def _end(place: Place) -> int:
-    count = 1
-    for size in place.shape:  # not numpy, whose integers overflow
-        count *= size
-    return place.offset + count * place.dtype.itemsize
+    return place.offset + math.prod(place.shape) * place.dtype.itemsize
 
 
 Record = TypeVar("Record", Clip, EncodedFile)
