@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,20 @@ def _names(path: str | os.PathLike) -> set:
         status = os.stat(path)
         names.add((status.st_dev, status.st_ino))
     return names
+
+
+def clear_half_written(folder: Path, stems: str) -> None:
+    """Delete what killed processes left half written in a folder, and nothing of others'.
+
+    Args:
+        folder: it need not exist.
+        stems: a regular expression for those of the files that were written by `atomic_path`.
+    """
+    # safetensors itself writes .tmp??????, and renames it when all is written.
+    names = re.compile(rf"\.({stems})-\w+\.part(\.\w+)?|\.tmp\w{{6}}")
+    for path in [*folder.iterdir()] if folder.is_dir() else []:
+        if names.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sha256(path: str | os.PathLike) -> str:

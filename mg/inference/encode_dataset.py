@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mg import backend, ranks
 from mg.data.index import read_index, write_rows
-from mg.files import atomic_path, lock_folder, sha256
+from mg.files import atomic_path, clear_half_written, lock_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.exchange import FOLDERS, Exchange
@@ -122,15 +122,7 @@ def _in_directory(output: Path) -> Iterator[None]:
             with lock_folder(output, shared=False, busy=busy):
                 for remains in output.glob(FOLDERS):
                     shutil.rmtree(remains)
-                # The last of them safetensors writes, to rename it when all is written.
-                for name in (
-                    ".shard-*.part.*",
-                    ".manifest-*.part.*",
-                    ".bad-*.part.*",
-                    ".tmp??????",
-                ):
-                    for remains in filter(Path.is_file, output.glob(name)):
-                        remains.unlink()
+                clear_half_written(output, r"shard-\w+|manifest|bad")
             stack.enter_context(lock_folder(output, shared=True, busy=busy))
         ranks.gather(None)
         if not ranks.is_first():

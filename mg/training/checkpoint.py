@@ -14,11 +14,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mg.files import sha256
+from mg.files import clear_half_written, sha256
 from mg.models.tae.weights import Arrays, read_safetensors, write_weights
 from mg.options import parse_options
 
@@ -27,8 +26,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "tae.safetensors"
 _SUMS = "SHA256SUMS"
 _NAME = re.compile(r"step_(\d+)")
-_REMAINS = re.compile(r"\.(step_\d+|recipe|metrics|best|tae)-\w{7,8}\.part(\.\w+)?")
-_SAFETENSORS = re.compile(r"\.tmp\w{6}")  # which safetensors renames when all is written
 
 
 @dataclass
@@ -141,7 +138,8 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a folder, by their steps."""
-    return sorted((path for path in _entries(folder) if _NAME.fullmatch(path.name)), key=step_of)
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def step_of(path: Path) -> int:
@@ -175,18 +173,9 @@ def delete_checkpoint(path: Path) -> None:
 
 def clear_remains(folder: Path) -> None:
     """Delete what a killed run left half written or half deleted, and nothing of others'."""
-    for path in list(_entries(folder)):
-        if _REMAINS.fullmatch(path.name):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-        elif _SAFETENSORS.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    return folder.iterdir() if folder.is_dir() else iter(())
+    clear_half_written(folder, r"step_\d+|recipe|metrics|best|tae")
+    for path in folder.glob(".step_[0-9]*-*.part"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_text(path: Path, text: str) -> None:
