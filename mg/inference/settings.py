@@ -42,7 +42,26 @@ class OneFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(OneFile):
+class VideoOutput(OneFile):
+    """What writes a video.
+
+    Args:
+        crf: Constant rate factor of the codec; lower is better and larger.
+        codec: FFmpeg encoder; by default libx264, or what is usual where the format does not take
+            it. An image has none.
+    """
+
+    crf: int = 10
+    codec: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.crf <= 63:  # of VP9 and AV1; x264 takes what is above its 51 for that
+            raise ValueError(f"crf is {self.crf}, expected 0 to 63")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(VideoOutput):
     """A video to reconstruct.
 
     Args:
@@ -51,22 +70,16 @@ class Reconstruction(OneFile):
             PSNR and SSIM of each frame.
         measure: Print PSNR and SSIM; False saves their time.
         num_frames: Only so many frames, from the start.
-        crf: Constant rate factor of the codec; lower is better and larger.
-        codec: FFmpeg encoder; by default libx264, or what is usual where the format does not take
-            it. An image has none.
     """
 
     side_by_side: bool = False
     report: str | None = None
     measure: bool = True
     num_frames: int | None = None
-    crf: int = 10
-    codec: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(vars(self), num_frames=1)
-        _check_crf(self.crf)
         if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
             raise ValueError(f"report is {self.report}, expected the name of a page, *.html")
         if self.report is not None and not self.measure:
@@ -110,23 +123,5 @@ class FileEncoding(OneFile):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding(OneFile):
-    """Latents to decode.
-
-    Args:
-        crf: Constant rate factor of the codec; lower is better and larger.
-        codec: FFmpeg encoder; by default libx264, or what is usual where the format does not take
-            it. An image has none.
-    """
-
-    crf: int = 10
-    codec: str | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_crf(self.crf)
-
-
-def _check_crf(crf: int) -> None:
-    if not 0 <= crf <= 63:  # of VP9 and AV1; x264 takes what is above its 51 for that
-        raise ValueError(f"crf is {crf}, expected 0 to 63")
+class Decoding(VideoOutput):
+    """Latents to decode."""
