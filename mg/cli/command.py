@@ -8,8 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from io import TextIOWrapper
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -82,9 +83,19 @@ def parse(parser: Parser, settings: type, args: list[str] | None):
     Raises:
         ValueError: the dataclass refuses a value, or the file is no YAML of options.
     """
-    values = parser.parse_args(_config_first(sys.argv[1:] if args is None else args)).as_dict()
+    args = _config_first(sys.argv[1:] if args is None else args)
+    flags = {f"--{field.name}" for field in fields(settings) if field.type in (bool, bool | None)}
+    values = parser.parse_args(_with_values(args, flags)).as_dict()
     values.pop("config")
     return settings(**values)
+
+
+def _with_values(args: list[str], flags: set[str]) -> list[str]:
+    """The arguments, with `--flag=True` for a flag that no value follows."""
+    return [
+        f"{arg}=True" if arg in flags and after.startswith("-") else arg
+        for arg, after in pairwise([*args, "-"])
+    ]
 
 
 def _config_first(args: list[str]) -> list[str]:

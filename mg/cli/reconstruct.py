@@ -2,28 +2,19 @@
 
 import sys
 
-from mg.cli.command import Parser, counted, parse, run
+from mg.cli.command import counted, parse, run, settings_parser
 from mg.inference.settings import Reconstruction
 
 
 def command(args: list[str] | None) -> None:
-    parser = Parser(
-        description="Reconstruct a video or an image by a TAE, from its posterior's mean. Frames "
+    parser = settings_parser(
+        Reconstruction,
+        "Reconstruct a video or an image by a TAE, from its posterior's mean. Frames "
         "keep their number, size and times, sound is copied. Prints PSNR and SSIM, means over "
-        "frames."
+        "frames.",
+        source="Video or image.",
+        target="Video or image to write; its suffix chooses the format.",
     )
-    parser.add_argument("source", help="Video or image.")
-    parser.add_argument("target", help="Video or image to write; its suffix chooses the format.")
-    parser.add_argument("--config", action="config", help="YAML file of the options below.")
-    parser.add_argument(
-        "--side_by_side",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="Write the original beside its reconstruction, in one video.",
-    )
-    parser.add_class_arguments(Reconstruction, skip={"source", "target", "side_by_side"})
     settings = parse(parser, Reconstruction, args)
     from mg.inference.reconstruct import reconstruct
 

@@ -13,6 +13,8 @@ import pytest
 
 from mg import backend
 from mg.cli import command
+from mg.cli.command import parse, settings_parser
+from mg.inference.settings import FileEncoding
 
 from .support import (
     ROOT,
@@ -146,6 +148,23 @@ def test_every_command_is_a_module_too(tmp_path, module):
     outcome = run_process("-m", f"mg.cli.{module}", "--help", cwd=tmp_path)
     assert outcome.code == 0
     assert "usage:" in outcome.out[0]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("args", "scaled", "compiles"),
+    [
+        (["a.mp4", "b"], False, None),
+        (["a.mp4", "b", "--compile", "--scaled"], True, True),
+        (["--scaled", "--compile", "false", "a.mp4", "b"], True, False),
+        (["--compile=null", "--scaled", "False", "a.mp4", "b"], False, None),
+    ],
+)
+def test_a_flag_without_a_value_is_true(args, scaled, compiles):
+    parser = settings_parser(FileEncoding, "", source="", target="")
+    settings = parse(parser, FileEncoding, args)
+    assert (settings.source, settings.target) == ("a.mp4", "b")
+    assert (settings.scaled, settings.compile) == (scaled, compiles)
 
 
 @pytest.mark.once
