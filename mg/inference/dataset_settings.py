@@ -1,9 +1,8 @@
 """Everything that decides how a data set is encoded, in one flat place."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from mg.latents.encoding import Precision
+from mg.latents.encoding import Precision, Stored
 from mg.ranges import Dtype, check_at_least, check_choices
 
 
@@ -57,7 +56,7 @@ class DatasetEncoding:
     image_size: int | None = None
     sample_stride: int = 1
     batch_size: int = 1
-    stored: Literal["mean", "sample", "moments"] = "mean"
+    stored: Stored = "mean"
     scaled: bool = False
     precision: Precision = "fp32"
     seed: int = 0

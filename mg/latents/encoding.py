@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,10 +10,10 @@ from numpy.typing import DTypeLike
 from mg.models.tae.config import TAE_CONFIG, scaled, unscaled
 from mg.ranges import TOO_LARGE
 
-STORED = ("mean", "sample", "moments")
+Stored = Literal["mean", "sample", "moments"]
 Precision = Literal["fp32", "fp16"]
 PRECISIONS = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
-SAFETENSORS_NAMES = {"fp32": "F32", "fp16": "F16"}
+SAFETENSORS_NAMES = {PRECISIONS["fp32"]: "F32", PRECISIONS["fp16"]: "F16"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Encoding:
     Attributes:
         checkpoint_sha256: of the TAE's checkpoint.
         tae_config: of the TAE.
-        settings: what decides the latents besides: "stored", one of `STORED`; "scaled", whether
+        settings: what decides the latents besides: "stored", one of `Stored`; "scaled", whether
             they are scaled latents; "precision", one of `PRECISIONS`; and how videos were read
             and encoded.
     """
@@ -123,7 +123,7 @@ def _is_right(encoding: Encoding) -> bool:
     settings, config = encoding.settings, encoding.tae_config
     return (
         isinstance(encoding.checkpoint_sha256, str)
-        and settings["stored"] in STORED
+        and settings["stored"] in get_args(Stored)
         and type(settings["scaled"]) is bool
         and not (settings["scaled"] and settings["stored"] == "moments")
         and settings["precision"] in PRECISIONS

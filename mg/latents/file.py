@@ -181,7 +181,7 @@ class LatentFile:
         video, latents = self.video, file.get_slice("latents")
         shape, dtype = tuple(latents.get_shape()), latents.get_dtype()
         expected = self.encoding.shape(video.frames, video.height, video.width)
-        wanted = SAFETENSORS_NAMES[self.encoding.settings["precision"]]
+        wanted = SAFETENSORS_NAMES[self.encoding.dtype]
         if (shape, dtype) != (expected, wanted):
             raise ValueError(
                 f"latents are {dtype} {shape}, expected {wanted} {expected} for {video.frames} "
@@ -246,7 +246,7 @@ def _header(shape: tuple[int, ...], encoding: Encoding, video: Video, *, crc32: 
     header: dict[str, dict] = {"__metadata__": {**metadata, "crc32": crc32}}
     if video.times is not None:
         header["times"] = {"dtype": "F64", "shape": [video.frames], "data_offsets": [0, start]}
-    dtype = SAFETENSORS_NAMES[encoding.settings["precision"]]
+    dtype = SAFETENSORS_NAMES[encoding.dtype]
     header["latents"] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8

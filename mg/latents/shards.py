@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from mg.latents.encoding import PRECISIONS, SAFETENSORS_NAMES, Encoding, encoding_from_json
+from mg.latents.encoding import SAFETENSORS_NAMES, Encoding, encoding_from_json
 from mg.ranges import TOO_LARGE
 
 FORMAT = "mg latents shard 1"
 SHARDS = "shard-*.safetensors"
 MAX_HEADER = 100_000_000  # bytes; safetensors' own limit
-_DTYPES = {SAFETENSORS_NAMES[precision]: dtype for precision, dtype in PRECISIONS.items()}
+_DTYPES = {name: dtype for dtype, name in SAFETENSORS_NAMES.items()}
 
 
 class Clip(NamedTuple):
