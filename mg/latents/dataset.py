@@ -108,8 +108,10 @@ class LatentDataset:
 
     def distinct(self) -> list[int]:
         """The first item of each stored array: files with the same content share theirs."""
-        keys = self._table["key"].to_pylist()
-        return sorted({key: index for index, key in reversed([*enumerate(keys)])}.values())
+        first: dict[str, int] = {}
+        for index, key in enumerate(self._table["key"].to_pylist()):
+            first.setdefault(key, index)
+        return list(first.values())
 
     def _stored(self, index: int, row: Row) -> np.ndarray:
         path, shape = self.directory / row.shard, (row.frames, row.height, row.width)
@@ -153,7 +155,8 @@ class LatentDataset:
         if new := encoded.difference(self._table["file"].to_pylist()):
             logger.warning(
                 "%s: its manifest lacks %d videos that are encoded, run `mg encode-dataset` again",
-                *(self.directory, len(new)),
+                self.directory,
+                len(new),
             )
 
 

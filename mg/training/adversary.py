@@ -41,6 +41,9 @@ class Adversary:
         ValueError: sizes below 1; a dtype that the device does not have.
     """
 
+    names = ("generator_loss", "adaptive_weight", "discriminator_loss", "real_logit", "fake_logit")
+    """Of the numbers that `gradients` adds to the losses."""
+
     def __init__(
         self,
         tae: TemporalAutoencoder,
@@ -65,15 +68,6 @@ class Adversary:
         )
         self._sums: list[Tensor] = []
         self._build(tae, objective, weight, {"compile": compile, "jit_level": jit_level})
-
-    names = (
-        "generator_loss",
-        "adaptive_weight",
-        "discriminator_loss",
-        "real_logit",
-        "fake_logit",
-    )
-    """Of the numbers that `gradients` adds to the losses."""
 
     def gradients(
         self, video: Tensor, noise: Tensor, scale: Tensor
@@ -161,7 +155,7 @@ class Adversary:
         return backend.from_numpy(np.array(adaptive_weight(*norms), np.float32))
 
     def _build(self, tae, objective, weight, settings):
-        """The four computations, each a function that can be compiled."""
+        """Make the computations, each of which can be compiled."""
         discriminator = self.discriminator
 
         def features(video, noise):

@@ -172,7 +172,10 @@ class Trainer:
             names = [name for share in ranks.gather(names) for name in share]
             logger.warning(
                 "update %d skipped, loss %s, gradient norm %s, videos: %s",
-                *(self.step, metrics["loss"], metrics["grad_norm"], ", ".join(names)),
+                self.step,
+                metrics["loss"],
+                metrics["grad_norm"],
+                ", ".join(names),
             )
             self.run.log(self.step, {**metrics, "skipped_videos": names})
         elif is_due(self.step, self.recipe.log_interval, self.recipe.train_steps):
