@@ -34,26 +34,17 @@ from contestants import (
 from growth import GROWING, growth
 from machine import machine
 
+OURS_AND_PLAIN = [
+    "ours-torch",
+    "plain-torch",
+    "ours-mindspore",
+    "plain-mindspore",
+    "ours-mindspore-pynative",
+    "plain-mindspore-pynative",
+]
 DEFAULTS = {
-    "inference": [
-        "ours-torch",
-        "plain-torch",
-        "ours-mindspore",
-        "plain-mindspore",
-        "ours-mindspore-pynative",
-        "plain-mindspore-pynative",
-        "wan",
-        "cogvideox",
-        "hunyuan",
-    ],
-    "training": [
-        "ours-torch",
-        "plain-torch",
-        "ours-mindspore",
-        "plain-mindspore",
-        "ours-mindspore-pynative",
-        "plain-mindspore-pynative",
-    ],
+    "inference": [*OURS_AND_PLAIN, "wan", "cogvideox", "hunyuan"],
+    "training": OURS_AND_PLAIN,
     "growth": GROWING,
 }
 
