@@ -42,12 +42,11 @@ class RunDirectory:
 
     Attributes:
         weights: where the weights to use go in the end.
-        start: the newest whole checkpoint, from which the run goes on, or None.
-        start_weights: its file of the network's weights.
+        start_weights: the network's weights in the newest whole checkpoint, from which the run goes
+            on, or None.
 
     Raises:
-        ValueError: the recipe cannot go on with the run that is there, or another process trains in
-            this directory.
+        ValueError: another process trains in this directory.
     """
 
     def __init__(self, recipe: Recipe):
@@ -61,15 +60,25 @@ class RunDirectory:
             self._take_lock()
             found = newest_checkpoint(self._checkpoints)
         name = ranks.gather(found and found.name)[0]
-        self.start = self.start_weights = None
-        if name:
-            self.start = read_checkpoint(self._checkpoints / name)
-            self.start_weights = self._checkpoints / name / WEIGHTS
-            changes = check_continues(parse_options(self.start.recipe), recipe)
-            logger.info("%s: going on from %s", self.path, name)
-            if ranks.is_first():
-                for key, values in changes.items():
-                    logger.warning("the recipe's %s was %r and is %r from here on", key, *values)
+        self.start_weights = self._checkpoints / name / WEIGHTS if name else None
+
+    def read_start(self) -> Checkpoint | None:
+        """The checkpoint from which the run goes on, if there is one. It is as large as the network
+        and its moments, and not kept here.
+
+        Raises:
+            ValueError, OSError: it cannot be read, or the recipe cannot go on with it.
+        """
+        if self.start_weights is None:
+            return None
+        path = self.start_weights.parent
+        start = read_checkpoint(path)
+        changes = check_continues(parse_options(start.recipe), self._recipe)
+        logger.info("%s: going on from %s", self.path, path.name)
+        if ranks.is_first():
+            for key, values in changes.items():
+                logger.warning("the recipe's %s was %r and is %r from here on", key, *values)
+        return start
 
     def begin(self, step: int, best: dict | None) -> None:
         """Make the directory ready for writing; what was logged after update `step`, the last one

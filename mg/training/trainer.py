@@ -88,7 +88,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, stack: contextlib.ExitStack):
         self.recipe = recipe
         self.run = stack.enter_context(contextlib.closing(RunDirectory(recipe)))
-        start = self.run.start
+        start = self.run.read_start()
         with self._fitting():
             self._progress = Progress(**start.state["progress"]) if start else Progress()
         self.saved = self.step
@@ -99,7 +99,6 @@ class Trainer:
         if start:
             with self._fitting():
                 self._update.restore(start.arrays, start.state["update"])
-            self.run.start = None  # as large as the network and its moments
         self._validation = _validation(recipe, self._tae, lpips, self._progress)
         self._broken: dict[str, str] = {}
         # No run where no video can be read.
