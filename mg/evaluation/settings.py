@@ -47,4 +47,4 @@ class Evaluation:
 
     def __post_init__(self):
         check_choices(self)
-        check_at_least(vars(self), batch_size=1, num_frames=1, image_size=1, sample_stride=1)
+        check_at_least(vars(self), batch_size=1, num_frames=1, image_size=8, sample_stride=1)
