@@ -1,6 +1,7 @@
 """Read a directory of latents in any order, from Python, without a framework."""
 
 import logging
+import operator
 import os
 from collections.abc import Iterator
 from numbers import Integral
@@ -84,7 +85,7 @@ class LatentDataset:
             IndexError: no such item.
             ValueError, OSError: its latents were damaged or lost since the directory was opened.
         """
-        index = range(len(self))[index]
+        index = range(len(self))[operator.index(index)]
         return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
 
     def shuffled(self, seed: int = 0, epoch: int | None = None) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,8 @@ def test_indices_are_those_of_a_list(tmp_path):
     for index in (len(SIZES), -len(SIZES) - 1):
         with pytest.raises(IndexError):
             dataset[index]
+    with pytest.raises(TypeError, match="'slice'"):
+        dataset[:2]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
