@@ -102,3 +102,8 @@ def test_zoom_enlarges_nothing(rng):
     assert np.array_equal(resize_and_crop(frame, 32, (0, 0), 9.0), frame[:32, :32])
     plain = resize_and_crop(frame, 64, (0.2, 0.7))
     assert np.array_equal(resize_and_crop(frame, 64, (0.2, 0.7), 9.0), plain)
+
+
+def test_floats_are_no_frames():
+    with pytest.raises(ValueError, match="float64, expected uint8"):
+        to_float(np.zeros((1, 8, 8, 3)))
