@@ -22,6 +22,11 @@ class VideoError(ValueError):
     """What is wrong with one video file: one line that begins with the file's path."""
 
 
+def reason_of(error: Exception, path: str | os.PathLike) -> str:
+    """What an error says of a file, without its path."""
+    return " ".join(str(error).removeprefix(f"{path}: ").split())
+
+
 def check_file(path: str | os.PathLike) -> None:
     """Raise unless there is a file that is not empty.
 

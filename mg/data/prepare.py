@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg.data.index import write_rows
-from mg.data.opening import VideoError, open_video, whole_frames
+from mg.data.opening import VideoError, open_video, reason_of, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
@@ -222,7 +222,7 @@ def examine(folder: Path, name: str) -> Video | Bad:
                 count += 1
             fps = stream_fps(stream)
     except (VideoError, FileNotFoundError) as error:
-        return Bad(name, " ".join(str(error).removeprefix(f"{path}: ").split()))
+        return Bad(name, reason_of(error, path))
     seconds = round(float(count / fps), 3)
     return Video(name, count, round(float(fps), 6), width, height, seconds)
 

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from mg.data.opening import NO_FRAME, VideoError, jpeg_fault, open_video
+from mg.data.opening import NO_FRAME, VideoError, jpeg_fault, open_video, reason_of
 from mg.data.pixels import to_rgb
 from mg.data.timing import Clock, missing, promised_seconds
 from mg.data.video_file import stream_fps
@@ -84,7 +84,7 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fractio
     except VideoError as error:
         if count == 0:
             raise
-        faults.append(str(error).removeprefix(f"{path}: "))
+        faults.append(reason_of(error, path))
     if count == 0:
         reason = f" ({faults[0]})" if faults else ""
         raise VideoError(f"{path}: {NO_FRAME}{reason}")

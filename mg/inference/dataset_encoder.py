@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
+from mg.data.opening import reason_of
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.network import check_size
@@ -97,8 +98,7 @@ class DatasetEncoder:
         except (VideoError, FileNotFoundError) as error:
             self._writer.drop(content)
             logger.warning("%s", error)
-            reason = " ".join(str(error).removeprefix(f"{path}: ").split())
-            return [Failure(file.name, reason) for file in source.files]
+            return [Failure(file.name, reason_of(error, path)) for file in source.files]
         for name, size, modified in source.files:
             self._writer.add_file(EncodedFile(name, content, count, size, modified))
         return []
