@@ -11,9 +11,9 @@ Item = TypeVar("Item")
 
 
 class Interruption:
-    """A context in which the first Ctrl-C or SIGTERM waits until it is asked for, so that it breaks
-    into no file that is being written, nor into a decoder, which may swallow it; the second raises
-    KeyboardInterrupt at once.
+    """A context in which the first Ctrl-C or SIGTERM is only noted, so that it interrupts no file
+    that is being written, and no decoder, which may swallow it; the second raises KeyboardInterrupt
+    at once.
 
     Attributes:
         requested: whether one of the signals came.
@@ -46,14 +46,14 @@ class Interruption:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A context in which the first Ctrl-C or SIGTERM waits for the end."""
+    """A context that the first Ctrl-C or SIGTERM interrupts at its end only."""
     with Interruption() as interruption:
         yield
     interruption.check()
 
 
 def each_uninterrupted(items: Iterator[Item]) -> Iterator[Item]:
-    """These items, each of which the first Ctrl-C or SIGTERM waits for."""
+    """These items; while one is made, the first Ctrl-C or SIGTERM waits until it is there."""
     while True:
         with uninterrupted():
             try:

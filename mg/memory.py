@@ -7,7 +7,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory stay with this process, which takes it again, until it ends.
+    """Have this process keep the memory that it frees, to use it again, until it ends.
 
     The C library (glibc) returns each large array to the kernel when it is freed, and takes fresh
     pages for the next: for a network on the CPU, filling these takes about as long as the

@@ -7,8 +7,8 @@ def parse_options(text: str) -> dict:
     """A YAML mapping of nothing but numbers, texts, lists and mappings.
 
     Raises:
-        ValueError: it is none, has an alias, which a few lines can repeat without end, or a key
-            twice.
+        ValueError: it is no such mapping, has a key twice, or an alias: a few lines of these can
+            expand without end.
     """
     try:
         options = yaml.load(text, _Loader)

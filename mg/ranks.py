@@ -10,8 +10,8 @@ from mg import backend
 
 
 def join() -> None:
-    """Join the other processes of this run, if the framework's launcher started this one; only
-    the first of them goes on to say what is no warning.
+    """Join the other processes of this run, if the framework's launcher started this one; all but
+    the first of them log warnings only from then on.
 
     Raises:
         OSError: the processes do not find each other.

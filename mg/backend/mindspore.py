@@ -156,7 +156,7 @@ def _rest_while_waiting() -> None:
 
 @contextmanager
 def _without_stdout() -> Iterator[None]:
-    """A context in which nobody's standard output, not even a library's, gets out."""
+    """A context in which standard output is thrown away, that of C++ libraries too."""
     if sys.stdout is None:  # it was closed when the process began
         yield
         return
@@ -355,7 +355,7 @@ def attention(query, key, value):
 
 @constexpr
 def _queries_at_a_time(batch, queries, keys):
-    """So many that no more than SCORES are held, or a 16th, as each piece makes graphs larger."""
+    """As many as make SCORES scores, but a 16th of all at least: each piece makes graphs larger."""
     pieces = min(16, -(-batch * queries * keys // SCORES))
     return -(-queries // pieces)
 

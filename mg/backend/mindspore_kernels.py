@@ -13,7 +13,7 @@ from mindspore.ops.primitive import constexpr
 
 from mg.backend.shared import EPSILON, ZERO_FRAME
 
-# In a gradient, graph mode takes operations that are there, and not `ops.gather`, which makes one.
+# In a `bprop`, graph mode takes operations made beforehand, not `ops.gather`, which makes one.
 _GATHER, _REDUCE_SUM = ops.Gather(), ops.ReduceSum()
 
 

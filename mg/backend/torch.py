@@ -352,14 +352,14 @@ def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
 
 
 def copy(x: Tensor) -> Tensor:
-    """The values of x in memory of their own, where a slice of x would keep all of x alive."""
+    """A copy of x, since a slice of it would keep all of it alive."""
     return x.clone()
 
 
 def keep(count: int, kept: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor]:
-    """The last `count` frames of what is kept, none or a tensor, followed by x, in memory of their
-    own: that of what is kept, where as many are. So what stays does not lie between what comes and
-    goes."""
+    """The last `count` frames of what is kept, a tensor or none, followed by x: a copy, since a
+    slice of x would keep all of x alive. It overwrites what is kept, if that has as many frames, so
+    that what is kept for long does not fragment memory."""
     new = x.shape[1]
     if kept and kept[0].shape[1] == count and not _is_frozen(kept[0]):
         (place,) = kept
@@ -377,8 +377,8 @@ def _is_frozen(x: Tensor) -> bool:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """x in the order of its axes, as other libraries expect: `view`, say, or safetensors. Of a
-    slice, a copy: it keeps no more alive than itself."""
+    """A copy of x that lies in the order of its axes, as `view` or safetensors, say, expect it. Of
+    a slice it keeps no more alive than the slice."""
     return x.clone(memory_format=torch.contiguous_format)
 
 

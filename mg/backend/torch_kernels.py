@@ -196,8 +196,8 @@ def channels_last(x: Tensor) -> Tensor:
     """x `(n c ...)` with the channels of a position side by side in memory, as all of the network
     keeps them: convolutions are as fast or faster so, and those in time copy nothing.
 
-    An axis of length 1 may have any stride, of which PyTorch's kernels make nothing good: they take
-    a single frame for one that lies otherwise, and copy it. So all strides are made anew.
+    An axis of length 1 may have any stride, which misleads PyTorch's kernels: they believe that a
+    single frame lies otherwise, and copy it. So all strides are made anew.
     """
     channels = x.movedim(1, -1)
     return channels.reshape(-1).view(channels.shape).movedim(-1, 1)

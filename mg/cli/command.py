@@ -39,7 +39,8 @@ _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|allocate memory
 
 
 class Parser(ArgumentParser):
-    """A parser whose errors are one line, of options in full: `_config_first` knows no others."""
+    """A parser whose errors are one line. It takes no abbreviated options, which `_config_first`
+    would not know."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -132,8 +133,8 @@ def counted(count: int, thing: str) -> str:
 
 
 def shown(text: str) -> str:
-    """A line for a terminal: what files and names of strangers put in it is neither endless nor
-    does it command the terminal."""
+    """A text made safe for a terminal, since names and files of strangers may be in it: shortened,
+    and its control characters escaped."""
     if len(text) > _LONGEST_LINE:
         text = f"{text[:_LONGEST_LINE]}..."
     return "".join(

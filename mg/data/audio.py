@@ -17,7 +17,7 @@ from mg.data.opening import open_video
 
 logger = logging.getLogger(__name__)
 
-_LITTLE = Fraction(1, 25)  # seconds of sound beside its pictures that nobody notices
+_LITTLE = Fraction(1, 25)  # seconds by which sound may be late without anybody noticing
 
 
 class Audio:

@@ -31,7 +31,7 @@ def load_clip(
         num_frames: the clip's length; None for the whole video.
         image_size: short side and square crop in pixels, at least 8; None for the video's own
             size, uncropped.
-        sample_stride: take every so manyth frame.
+        sample_stride: take every n-th frame.
         rng: draws the start, and the crop and the flip if these are asked for.
         random_crop: crop at a random place, not the centre.
         random_flip: mirror the clip left to right, one time in two.

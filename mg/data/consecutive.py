@@ -28,7 +28,7 @@ def read_consecutive(
         num_frames: length of all pieces but the last.
         image_size: short side and centre square in pixels, at least 8; None for the video's own
             size.
-        sample_stride: take every so manyth frame.
+        sample_stride: take every n-th frame.
 
     Yields:
         uint8 (t h w 3), with t = `num_frames` but for the last; the frames of `read_frames`.
@@ -36,7 +36,7 @@ def read_consecutive(
     Raises:
         FileNotFoundError: no such file.
         VideoError: what is wrong with the file: it has no frame, one of them is damaged, or its end
-            is missing. What was given before is then not the video.
+            is missing. The pieces before are then to be discarded.
         ValueError: an argument out of its range.
     """
     check_clip_arguments(num_frames, image_size, sample_stride)

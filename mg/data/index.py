@@ -52,7 +52,7 @@ def read_entries(
     Raises:
         FileNotFoundError: no such CSV file, or no such folder.
         ValueError: the CSV is not text, lacks the column, names no video, or has a row without
-            a name, with NUL in it, or whose number of frames is none above 0.
+            a name, with NUL in it, or with a number of frames that is no whole number above 0.
     """
     if not Path(csv_path).is_file():
         raise FileNotFoundError(f"{csv_path}: no such CSV file")

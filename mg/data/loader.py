@@ -231,7 +231,7 @@ def training_batches(
         batch_size: clips in each batch of this rank.
         num_frames: the (largest) length of a clip.
         image_size: short side and square crop in pixels, at least 8.
-        sample_stride: take every so manyth frame.
+        sample_stride: take every n-th frame.
         random_crop: crop at a random place, not the centre.
         random_flip: mirror a clip left to right, one time in two.
         max_zoom: with 2, a crop shows from the whole short side of the frame to half of it, drawn

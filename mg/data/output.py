@@ -22,8 +22,8 @@ from mg.data.pixels import from_rgb
 DEFAULT_CODEC = "libx264"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
-# Codecs whose streams say by which matrix their colours are made; of the others' streams, where
-# their container says nothing either, decoders take it for BT.601.
+# Codecs whose streams say which matrix made their colours. Where neither stream nor container
+# says so, decoders assume BT.601.
 _MARKED = ("h264", "hevc", "vp9", "av1", "mpeg2video", "prores")
 _FINE, _FINEST = 10_000, 60_000  # units a second; MPEG-4 takes no more than 65535
 _MP4_ALIKE = ("ipod", "3gp", "3g2", "f4v", "psp")  # FFmpeg does not say that these take any times

@@ -42,7 +42,7 @@ class Preparation:
             text (that of its parentheses, if it has any) are one group and never parted; any other
             video is a group by itself. By default UCF-101's groups, g01 to g25.
         split_files: Folder of UCF-101's official trainlist0N.txt and testlist0N.txt, to split by
-            them; val_share is then taken of the training list.
+            them; val_share of all videos then comes out of the training list.
         split: Which of the official splits: N.
         num_workers: Processes that decode; by default as many as there are cores, 0 for none.
     """

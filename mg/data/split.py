@@ -42,7 +42,8 @@ def split_by_group(
 def split_by_lists(
     names: Iterable[str], train: set[str], test: set[str], pattern: str, val_share: float
 ) -> Split:
-    """Split videos by lists of names; validation is taken of the training list, by groups."""
+    """Split videos by lists of names; the validation set, `val_share` of all videos, comes out of
+    the training list, by groups."""
     names = set(names)
     val = take_groups(names & train, pattern, val_share * len(names))
     return Split((names & train) - val, val, names & test)

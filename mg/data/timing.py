@@ -71,8 +71,8 @@ class Clock:
 
 
 def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str:
-    """What was promised and did not come, in words that go on after "frames were read"; nothing if
-    it is little."""
+    """What the header promised and did not come, as the end of a sentence that begins "frames were
+    read"; "" if that is little."""
     promised, is_streams = promised_seconds(container, stream)
     got = clock.end - clock.start
     tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)

@@ -30,8 +30,8 @@ from mg.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-# Units of time by which no frame is decoded early: libx265 says so where there are one or two
-# (FFmpeg 8.1).
+# No frame is decoded so many units of time before it is shown; libx265 says so in a video of one
+# or two (FFmpeg 8.1).
 _NEVER = 1 << 32
 
 

@@ -115,8 +115,8 @@ def _in_directory(output: Path) -> Iterator[None]:
     with ExitStack() as stack:
         if ranks.is_first():
             output.mkdir(parents=True, exist_ok=True)
-            # The first process keeps the run's lock; of the other, which all processes share, it
-            # sees that none of a run before is at work still.
+            # The first process keeps the run's lock. By taking the other one, which all processes
+            # share, it finds out whether one of an earlier run is still at work.
             run = lock_folder(output, shared=False, busy=busy, name=".lock-run")
             stack.enter_context(run)
             with lock_folder(output, shared=False, busy=busy):

@@ -15,8 +15,8 @@ _PATIENCE = 0.2  # seconds between two looks
 
 
 class Exchange:
-    """Gathers values of all processes, of any size, and waits for the slowest as long as it takes:
-    the frameworks' own messages have limits of both.
+    """Gathers values of all processes, of any size, and waits for the slowest as long as it takes;
+    the frameworks' own messages have limits for both.
 
     Where a process dies, the launcher ends the others, waiting ones too.
 

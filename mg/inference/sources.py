@@ -56,9 +56,9 @@ def find_sources(
     """Tell what is to be encoded; the same on all processes, each of which looks at its share.
 
     Two files are the same video if their contents are, by SHA-256, wherever they lie and whatever
-    they are called. To spare reading, a file is taken for the one that was encoded under its name
-    if its size and time of change are the same; and only files that share their size with another
-    are read here.
+    they are called. To save reading, a file whose size and time of change are those of the one that
+    was encoded under its name is taken for that one. Of the others, only those are read here that
+    share their name with an encoded one, or their size with any.
 
     Raises:
         OSError: the exchange's directory cannot be written.

@@ -89,8 +89,8 @@ class LatentDataset:
         return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
 
     def shuffled(self, seed: int = 0, epoch: int | None = None) -> Iterator[dict[str, Any]]:
-        """All items, each once, in random order: a function of seed and epoch, by default the
-        attribute, as are draws."""
+        """All items, each once, in random order. Order and draws are a function of seed and epoch,
+        which is the attribute by default."""
         epoch = self.epoch if epoch is None else epoch
         for index in np.random.default_rng((seed, epoch)).permutation(len(self)):
             yield self._item(int(index), (seed, epoch, int(index)))

@@ -69,8 +69,8 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
 
 
 def _read_bounded(manifest: parquet.ParquetFile, size: int) -> pa.Table:
-    """The table, unless a small file would fill the memory: what is the same in all rows takes next
-    to no bytes."""
+    """The table, unless a small file would fill the memory once unpacked: values that are the same
+    in all rows take next to no bytes in it."""
     batches, left = [], _MOST_UNPACKED * size
     for batch in manifest.iter_batches(_ROWS_AT_ONCE, use_threads=False):
         batches.append(batch)

@@ -45,7 +45,7 @@ class Clip(NamedTuple):
 
 class EncodedFile(NamedTuple):
     """A file all of whose clips are written: its name in the CSV, what it holds, and its size in
-    bytes and time of change in nanoseconds, by which it is known again unread."""
+    bytes and time of change in nanoseconds, by which it is recognised without being read."""
 
     file: str
     video_sha256: str

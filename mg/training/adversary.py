@@ -1,4 +1,4 @@
-"""What an update of the network is with a discriminator: two passes of gradients.
+"""How the network is updated beside a discriminator: by two passes of gradients.
 
 The generator pass weighs the adversarial loss against the reconstruction by their gradients at the
 decoder's last layer (VQGAN, arXiv 2012.09841, equation 7). No graph is kept for that, since

@@ -79,7 +79,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint that `check_checkpoint` found whole.
 
     Raises:
-        ValueError, OSError: a file cannot be read, or is not one that was written for that step.
+        ValueError, OSError: a file cannot be read, or was not written for the step of that name.
     """
     files = filter(Path.is_file, path.glob("*.safetensors"))  # a pipe would be waited for
     arrays = {file.stem: read_safetensors(file)[0] for file in files}

@@ -11,8 +11,8 @@ class LossScale:
         self._good_updates = 0
 
     def update(self, finite: bool) -> bool:
-        """Adapt to an update with finite gradients or not; says whether the scale gave way, which
-        is how it finds its size and no fault of the data."""
+        """Adapt to an update whose gradients were finite or not. Says whether the scale was lowered
+        for it: that is how it finds its size, and no fault of the data."""
         if finite:
             self._good_updates += 1
             if self._good_updates == self._growth_interval:

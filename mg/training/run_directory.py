@@ -81,9 +81,9 @@ class RunDirectory:
         return start
 
     def begin(self, step: int, best: dict | None) -> None:
-        """Make the directory ready for writing; what was logged after update `step`, the last one
-        saved, is dropped, or all if that is 0, and so are checkpoints after it; `best` of until
-        then is the best again.
+        """Make the directory ready for writing. What was logged after update `step`, the last one
+        saved, is dropped (everything, if that is 0), and so are later checkpoints; `best`, as it
+        was then, is the best again.
 
         Raises:
             OSError: the directory cannot be made or written.

@@ -10,8 +10,10 @@ from mg.backend import Tensor, cat, no_grad
 from mg.models.tae.streaming import LayerStream, Row, Stage, parts_of
 from mg.models.tae.tiling import TILE_FRAMES, Span, TileStream, cut_out, tiled, tiled_in_space
 
-STAGE_PIXELS = 2**19  # of the video that a stage of a stream computes at a time; or
-STAGE_FRAMES = 64  # so many frames, where these are fewer; but one of its input at least
+# Of the video, a stage of a stream computes at most so much at a time, but at least one frame of
+# its input.
+STAGE_PIXELS = 2**19
+STAGE_FRAMES = 64
 
 TIME = 2  # axis of a video
 

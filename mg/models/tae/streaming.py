@@ -28,8 +28,8 @@ class Part:
         num_kept: tensors that it keeps.
         lag: frames by which its output is behind its input, if both come at the same rate.
         first: frames that its first piece must have at least, if the clip does not end with it.
-        multiple: of how many frames a piece must be, and the first beyond `first`, if the clip does
-            not end with it.
+        multiple: its pieces have a multiple of so many frames, the first `first` and a multiple, if
+            the clip does not end with them.
     """
 
     step: Step
@@ -44,8 +44,8 @@ class Row:
     """Parts that follow one another, all of which but the last give as many frames as they take.
 
     Attributes:
-        parts: they.
-        joined: they as one, whose first piece is larger.
+        parts: these.
+        joined: all of them as one part, whose first piece is larger.
     """
 
     def __init__(self, *parts: Part):
@@ -59,8 +59,8 @@ class Row:
 
 
 def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
-    """The parts of all rows; a row's as one, if the first pieces of all such are at most so many
-    frames of the video."""
+    """The parts of all rows; each row's joined into one, unless the first piece of some joined part
+    would be longer than so many frames of the video."""
     if all(row.joined.first * row.joined.coarseness <= frames for row in rows):
         return [row.joined for row in rows]
     return [part for row in rows for part in row.parts]
@@ -97,7 +97,7 @@ class Stage:
     """A part of the network, the frames that wait for it, and what it keeps of one clip.
 
     Args:
-        part: it.
+        part: the part.
         size: frames of a piece, rounded to `part.multiple`; only the first and the last may differ.
     """
 

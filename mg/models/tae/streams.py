@@ -31,7 +31,7 @@ Piece = TypeVar("Piece", Tensor, Latents)
 
 
 class _Clip:
-    """What both streams know of their clip."""
+    """Whether a stream's clip has ended, for both streams."""
 
     _ended = False
 

@@ -59,8 +59,8 @@ class TemporalAutoencoder(Module):
         compile: compile `encode`, `decode` and, on MindSpore, streams of small frames, for each
             size of video: MindSpore's graph mode (at `jit_level`), `torch.compile`, or on a GPU,
             within `torch.no_grad()`, CUDA graphs; None: on MindSpore only.
-            What is put into the network later, weights by MindSpore's own functions or other
-            layers, its graphs do not see.
+            Graphs do not see what is put into the network later: other layers, or weights by
+            MindSpore's own functions.
         seed: of the initial weights; the same on both frameworks.
 
     Attributes:
@@ -151,7 +151,7 @@ class TemporalAutoencoder(Module):
         """The network of a directory with `config.json` and weights, as `save_pretrained` makes it.
 
         Args:
-            directory: it; where there is none of that name, "small" is the weights in the box.
+            directory: its path, or "small", the weights in the box, if no directory has that name.
             options: those of the constructor, `config` included.
 
         Raises:
