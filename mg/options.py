@@ -24,13 +24,13 @@ def parse_options(text: str) -> dict:
 class _Loader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("there is an alias, expected every value in its place")
+            raise yaml.YAMLError("there is an alias, expected every value written out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = set()
         for key, _ in node.value:
             if str(key.value) in keys:
-                raise yaml.YAMLError(f"the key {key.value} stands there twice")
+                raise yaml.YAMLError(f"the key {key.value} occurs twice")
             keys.add(str(key.value))
         return super().construct_mapping(node, deep)

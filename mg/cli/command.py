@@ -124,7 +124,7 @@ def _check_config(path: str) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: not a YAML file of options in UTF-8 ({error})") from None
     if "config" in options:
-        raise ValueError(f"{path}: the key config stands there, expected options, not another file")
+        raise ValueError(f"{path}: it has a key config, expected options, not another file")
 
 
 def counted(count: int, thing: str) -> str:

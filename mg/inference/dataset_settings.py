@@ -42,7 +42,7 @@ class DatasetEncoding:
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.
             With num_frames, every size of clip is compiled anew; whole videos are streamed, and
-            MindSpore alone compiles their steps, where a size of small frames came eight times.
+            MindSpore alone compiles their steps, once a size of small frames has come eight times.
     """
 
     ckpt_path: str

@@ -87,7 +87,7 @@ def find_sources(
         if file.name in failed:
             continue
         if record and content != record.video_sha256:
-            failed[file.name] = "is another video than that whose latents are there by this name"
+            failed[file.name] = "is not the video whose latents are stored under this name"
         elif record and inventory.is_complete(record.video_sha256):
             done.append(file.name)  # it was touched, not changed
         else:

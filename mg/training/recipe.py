@@ -36,7 +36,7 @@ class Recipe:
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
         tae_config: Keys to change in the config of pretrained or, without one, in TAE_CONFIG.
         colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
-            which spares a short training most of its way.
+            which saves a short training most of its work.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
         seed: Of initial weights, order, crops, lengths and sampled latents.

@@ -242,7 +242,7 @@ class Trainer:
             with averaged or contextlib.nullcontext():
                 self._tae.save_checkpoint(self.run.weights)
             for older in {*self.run.path.glob("tae.*")} - {self.run.weights}:
-                logger.warning("%s: of an earlier end of this run, in the other format", older)
+                logger.warning("%s: left by an earlier end of this run, in the other format", older)
 
     def _read(self) -> Future[list[Batch]]:
         """The next update's batches, taken from the workers while the network computes."""

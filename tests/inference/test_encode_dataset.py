@@ -248,7 +248,7 @@ def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(encode, videos,
     shutil.copy(folder / "b.mp4", folder / "c.mp4")
     encode(videos=folder, code=1)
     assert "Encoded 0 videos, 2 were done before, 1 failed" in encode.outcome.out[0]
-    assert "c.mp4,is another video than that whose latents are there" in bad_of(output)
+    assert "c.mp4,is not the video whose latents are stored" in bad_of(output)
     after = latents_of(output)
     assert after.keys() == before.keys()
     assert all(np.array_equal(after[key], before[key]) for key in before)
@@ -480,7 +480,7 @@ def test_a_changed_file_of_the_same_size_is_refused(encode, videos, tmp_path):
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     os.utime(path, ns=(0, 0))
     encode(videos=folder, code=1)
-    assert "c.mp4,is another video than that whose latents are there" in bad_of(output)
+    assert "c.mp4,is not the video whose latents are stored" in bad_of(output)
 
 
 @once

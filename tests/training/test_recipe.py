@@ -242,11 +242,11 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         ("seed: !!timestamp x", "not a YAML file of options"),
         ("seed: 2001-13-45", "not a YAML file of options"),
         ("[" * 3000, "not a YAML file of options"),
-        ("seed: 1\nseed: 2", "the key seed stands there twice"),
-        ("tae_config: {ch: 4, ch: 8}", "the key ch stands there twice"),
+        ("seed: 1\nseed: 2", "the key seed occurs twice"),
+        ("tae_config: {ch: 4, ch: 8}", "the key ch occurs twice"),
         ("tae_config: &x {a: *x}", "there is an alias"),
         pytest.param(BOMB, "there is an alias", id="aliases of aliases"),
-        ("config: other.yaml", "the key config"),
+        ("config: other.yaml", "it has a key config"),
     ],
 )
 def test_a_file_of_options_that_is_no_plain_yaml_is_refused_at_once(tmp_path, capsys, text, reason):

@@ -160,7 +160,7 @@ def test_weights_of_an_earlier_end_on_the_other_framework_are_named(videos, tmp_
     assert "earlier end" not in caplog.text
     older.write_bytes(b"weights")
     assert train.main(train_flags(videos, tmp_path / "run", train_steps=2)) == 0
-    assert f"{older}: of an earlier end of this run" in caplog.text
+    assert f"{older}: left by an earlier end of this run" in caplog.text
     assert older.read_bytes() == b"weights"
 
 
