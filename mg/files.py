@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `target` to write; rename it onto `target` when all went well.
 
-    Directories on the way are made. The temporary file keeps the suffix, since writers choose
-    their format by it. On any exception, KeyboardInterrupt included, it is removed and `target`
-    stays as it was.
+    Directories on the way are made, and links followed. The temporary file keeps the suffix, since
+    writers choose their format by it. On any exception, KeyboardInterrupt included, it is removed
+    and `target` stays as it was.
 
     Raises:
         OSError: the directory cannot be made or written; the target is a device or a pipe.
     """
-    target = Path(target)
+    given, target = target, Path(os.path.realpath(target))
     if target.exists() and not (target.is_file() or target.is_dir()):
-        raise OSError(f"{target}: a device or a pipe, expected a file")
+        raise OSError(f"{given}: a device or a pipe, expected a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not the whole stem: the name may be as long as the file system takes.
     handle, name = tempfile.mkstemp(

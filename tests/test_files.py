@@ -55,3 +55,12 @@ def test_a_file_written_whole_has_the_mode_that_open_gives(tmp_path):
         temporary.write_text("")
     modes = {(tmp_path / name).stat().st_mode for name in ("open.txt", "whole.txt")}
     assert len(modes) == 1
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.txt").symlink_to("disk/file.txt")
+    with atomic_path(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "disk" / "file.txt").read_text() == "new"
