@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 WORKER = Path(__file__).parent / "contestant.py"
+_ERROR = re.compile(r"[\w.]+(Error|Exception|Failed)\b")
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ class Process:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").split("\n")
         words = [line for line in lines if line and not line[0].isspace()]
-        raise Failed(words[-1][:200] if words else f"exit status {status}")
+        errors = [line for line in words if _ERROR.match(line)]  # advice may follow
+        raise Failed((errors or words or [f"exit status {status}"])[-1][:200])
 
 
 class Entrant:

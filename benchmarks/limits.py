@@ -46,8 +46,9 @@ def ceiling(conditions: dict) -> tuple[dict, dict]:
 
 def _repeated(turn, calls: int):
     def repeated():
-        results = [turn() for _ in range(calls)]
-        return results[-1]
+        for _ in range(calls - 1):
+            turn()
+        return turn()
 
     return repeated
 

@@ -7,6 +7,7 @@ import atexit
 import functools
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -81,6 +82,8 @@ checkpoint_suffix = ".safetensors"
 """The suffix of the checkpoints that training writes."""
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST_SEQUENCES = 65_535  # in one call: some of PyTorch's attention kernels on a GPU take no more
+_MOST_PATIENCE = timedelta(days=1)  # with a process that has more to do; if it dies, all end
 _device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -128,6 +131,7 @@ def set_device(target: str, *, exact: bool = True) -> None:
     _device = torch.device(devices[target])
     if exact:
         torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False  # which an environment variable may allow
     if _device.type == "cpu":
         keep_freed_memory()
 
@@ -331,8 +335,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention with one head over `(n s c)`, scaled by 1 / sqrt(c)."""
     # With an axis of heads, PyTorch's kernels need no memory for all scores; without, they do.
-    query, key, value = (x.unsqueeze(1) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).squeeze(1)
+    pieces = zip(*(x.unsqueeze(1).split(_MOST_SEQUENCES) for x in (query, key, value)), strict=True)
+    results = [F.scaled_dot_product_attention(*piece).squeeze(1) for piece in pieces]
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
 def max_pool2d(x: Tensor, *, kernel: int, stride: int, ceil_mode: bool = False) -> Tensor:
@@ -587,16 +592,20 @@ def join_ranks() -> None:
 
     Raises:
         OSError: the processes do not find each other.
+        ValueError: there are more processes than GPUs on this machine.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
         return
     global _device
     on_gpu = _device.type == "cuda"
     if on_gpu:
-        _device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise ValueError(f"process {local + 1} of this machine, which has {count} GPUs")
+        _device = torch.device("cuda", local)
         torch.cuda.set_device(_device)
     try:
-        dist.init_process_group("nccl" if on_gpu else "gloo")
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_MOST_PATIENCE)
     except RuntimeError as error:
         raise ConnectionError(
             f"the processes of this run do not find each other: {error}"

@@ -9,8 +9,13 @@ frame, c input channels, o output channels, k taps.
 # pyright: reportIncompatibleMethodOverride=false, reportPossiblyUnboundVariable=false
 
 import functools
+import logging
+import os
+import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +25,23 @@ from torch.autograd.function import once_differentiable
 
 from mg.backend.shared import EPSILON, ZERO_FRAME, Run, frame_runs
 
+logger = logging.getLogger(__name__)
+
+
+def _can_build() -> bool:
+    """Whether Triton finds what it compiles a kernel's launcher with: a C compiler and Python's
+    header, where `triton.runtime.build` looks for them."""
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    header = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    compilers = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return header.is_file() and bool(compilers)
+
+
 # Triton comes with PyTorch for a GPU; where it is missing, PyTorch's own operations do.
 HAS_TRITON = torch.cuda.is_available() and find_spec("triton") is not None
+if HAS_TRITON and not _can_build():
+    logger.warning("no C compiler, or no Python.h: the GPU computes without our Triton kernels")
+    HAS_TRITON = False
 
 if HAS_TRITON:
     from mg.backend import torch_gpu_kernels
@@ -116,7 +136,8 @@ def frames_of(x: Tensor, table: tuple[int, ...]) -> Tensor:
 
 
 def _indices(table: tuple[int, ...], num_frames: int, device: torch.device) -> Tensor:
-    return torch.tensor(table, device=device) % num_frames
+    with torch.inference_mode(False):  # or what is kept could not be differentiated with
+        return torch.tensor(table, device=device) % num_frames
 
 
 # Copied there once, and kept: a recording may not wait for a copy, and reads this one.
@@ -124,7 +145,8 @@ _indices_on_gpu = functools.cache(_indices)
 
 
 def _weight(weight: Tensor, run: Run) -> Tensor:
-    return weight[run.taps[0]] if len(run.taps) == 1 else weight[list(run.taps)].sum(0)
+    # Not weight[list(taps)]: a GPU would wait for a copy of the list.
+    return functools.reduce(torch.add, [weight[tap] for tap in run.taps])
 
 
 def _frames(x: Tensor, start: int, run: Run) -> list[Tensor]:

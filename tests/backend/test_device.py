@@ -32,14 +32,32 @@ def test_an_unknown_device_is_an_error():
 
 
 @pytest.mark.skipif(backend.name != "torch", reason="MindSpore's way is tested below")
-def test_float32_is_not_rounded_to_tf32_unless_told(monkeypatch):
+def test_float32_is_not_rounded_to_tf32_unless_told():
     import torch
 
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    backend.set_device("auto", exact=False)
-    assert torch.backends.cudnn.allow_tf32
-    backend.set_device("auto")
-    assert not torch.backends.cudnn.allow_tf32
+    for settings in (torch.backends.cudnn, torch.backends.cuda.matmul):
+        before = settings.allow_tf32
+        try:
+            settings.allow_tf32 = True
+            backend.set_device("auto", exact=False)
+            assert settings.allow_tf32
+            backend.set_device("auto")
+            assert not settings.allow_tf32
+        finally:
+            settings.allow_tf32 = before
+
+
+@pytest.mark.once
+@pytest.mark.skipif(backend.name != "torch", reason="PyTorch's launcher")
+def test_more_processes_than_gpus_are_an_error(monkeypatch):
+    import torch
+
+    monkeypatch.setattr("mg.backend.torch._device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a run")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="process 3 of this machine, which has 2 GPUs"):
+        backend.join_ranks()
 
 
 @pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch's way is tested above")

@@ -224,6 +224,14 @@ def test_attention_survives_large_scores():
     np.testing.assert_allclose(computed(case, arrays), expected(case, arrays), rtol=1e-3, atol=1e-3)
 
 
+def test_attention_takes_more_sequences_than_a_kernel_does(rng):
+    arrays = [rng.standard_normal((65_537, 2, 4)).astype(np.float32) for _ in range(3)]
+    got = to_numpy(backend.attention(*map(from_numpy, arrays)))
+    alone = backend.attention(*(from_numpy(array[-3:]) for array in arrays))
+    assert got.shape == arrays[0].shape
+    np.testing.assert_allclose(got[-3:], to_numpy(alone), atol=1e-6)
+
+
 def test_operations_give_finite_values_at_extremes():
     constant = from_numpy(np.full((1, 2, 4, 3, 3), 7, np.float32))
     ones, zeros = (from_numpy(np.full(4, value, np.float32)) for value in (1, 0))
@@ -341,14 +349,26 @@ def test_cat_joins_along_any_axis():
     np.testing.assert_array_equal(to_numpy(joined), np.concatenate([a, b], 1))
 
 
-@pytest.mark.parametrize("place_shape", [None, (1, 2, 3), (1, 5, 3)])
-def test_a_copy_has_the_values_of_a_slice_and_changes_with_nothing(place_shape):
-    x = from_numpy(np.arange(12, dtype=np.float32).reshape(1, 4, 3))
-    place = None if place_shape is None else from_numpy(np.zeros(place_shape, np.float32))
-    kept = backend.copy(x[:, 2:], place)
-    np.testing.assert_array_equal(to_numpy(kept), to_numpy(x)[:, 2:])
-    backend.copy(from_numpy(np.ones((1, 4, 3), np.float32)), x)
-    assert to_numpy(kept).max() == 11
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("lengths", [(3, 1, 1, 1, 4, 2), (5, 2, 3, 1, 6)])
+def test_what_is_kept_are_the_last_frames_of_all_in_memory_of_their_own(count, lengths, rng):
+    frames = rng.standard_normal((2, sum(lengths), 3)).astype(np.float32)
+    kept, end = (), 0
+    for length in lengths:
+        x = from_numpy(frames[:, end : end + length])
+        end += length
+        kept = backend.keep(count, kept, x)
+        x *= 0
+        np.testing.assert_array_equal(to_numpy(kept[0]), frames[:, end - count : end])
+
+
+@pytest.mark.skipif(backend.name != "torch", reason="MindSpore puts tensors where it likes")
+def test_what_is_kept_stays_where_it_is():
+    x = from_numpy(np.zeros((1, 4, 3), np.float32))
+    (kept,) = backend.keep(2, (), x)
+    (later,) = backend.keep(2, (kept,), x[:, :1])
+    assert later.data_ptr() == kept.data_ptr() != x.data_ptr()
+    assert kept.untyped_storage().nbytes() == 2 * 3 * 4
 
 
 def test_attention_takes_no_memory_for_all_scores():

@@ -146,6 +146,36 @@ def test_a_network_computes_on_a_gpu_what_it_does_on_a_cpu(
         assert (found[name] - value).abs().max() <= tolerance * scale, name
 
 
+def test_indices_that_are_kept_can_be_differentiated_with_whoever_asked_first():
+    table = (1, 0, 1)
+    torch_kernels._indices_on_gpu.cache_clear()
+    with torch.inference_mode():
+        torch_kernels._indices_on_gpu(table, 2, torch.device(DEVICE))
+    x = torch.ones(1, 2, 3, device=DEVICE, requires_grad=True)
+    indices = torch_kernels._indices_on_gpu(table, 2, torch.device(DEVICE))
+    x.index_select(1, indices).sum().backward()
+    assert x.grad is not None
+    assert x.grad.flatten().tolist() == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("missing", ["compiler", "header"])
+def test_without_a_compiler_or_its_header_the_kernels_are_left_out(monkeypatch, tmp_path, missing):
+    (tmp_path / "Python.h").touch()
+    compiler, include = "/usr/bin/gcc", str(tmp_path)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: {"include": include})
+    monkeypatch.setattr("shutil.which", lambda name: compiler if name == "gcc" else None)
+    assert torch_kernels._can_build()
+    if missing == "compiler":
+        compiler = None
+        assert not torch_kernels._can_build()
+        monkeypatch.setenv("CC", "cc")
+        assert torch_kernels._can_build()
+    else:
+        (tmp_path / "Python.h").unlink()
+        assert not torch_kernels._can_build()
+
+
 COMPILE = """
 import json, sys
 import torch

@@ -30,6 +30,8 @@ def both(plain, compiled=False, **config):
     ours = random_network(config)
     other = plain.PlainAutoencoder(ours.config, compiled=compiled)
     plain.load(other, values_of(ours))
+    if backend.name == "torch":
+        other.to(next(ours.parameters()).device)
     return ours, other
 
 

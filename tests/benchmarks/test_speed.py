@@ -50,6 +50,19 @@ def test_gpu_script_measures_on_a_bare_machine(bare_machine, tmp_path):
     assert rows["ours-torch"]["parameters"] == rows["plain-torch"]["parameters"]
 
 
+def test_contestant_that_fails_gives_its_error_and_not_the_advice_after_it(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import contestants
+
+    advice = "Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."
+    error = "torch.AcceleratorError: CUDA error: an illegal memory access"
+    worker = tmp_path / "worker.py"
+    worker.write_text(f"import sys\nsys.exit({f'Traceback:{chr(10)}{error}{chr(10)}{advice}'!r})\n")
+    monkeypatch.setattr(contestants, "WORKER", worker)
+    with pytest.raises(contestants.Failed, match="^torch.AcceleratorError: CUDA error: an illegal"):
+        contestants.Process(contestants.CONTESTANTS["ours-torch"], {"device_target": "CPU"})
+
+
 def test_contestant_that_is_killed_says_so(monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.syspath_prepend(BENCHMARKS)

@@ -1,5 +1,6 @@
 """The network's interface: encode, decode, reconstruct, scale."""
 
+import copy
 import gc
 import importlib
 import logging
@@ -9,7 +10,7 @@ import weakref
 import numpy as np
 import pytest
 import safetensors.numpy
-from devices import HAS_HALF
+from devices import HAS_HALF, ON_CPU
 
 from mg import backend
 from mg.backend import cast, from_numpy, named_parameters, to_numpy, value_and_grad
@@ -379,10 +380,10 @@ def test_another_default_kind_leaves_the_weights_as_they_are(shallow):
 
     torch.set_default_dtype(torch.float64)
     try:
-        shallow.to("cpu")
+        network = copy.deepcopy(shallow).to("cpu")
     finally:
         torch.set_default_dtype(torch.float32)
-    assert {str(value.dtype) for value in shallow.state_dict().values()} == {"torch.float32"}
+    assert {str(value.dtype) for value in network.state_dict().values()} == {"torch.float32"}
 
 
 @pytest.mark.parametrize(
@@ -555,5 +556,6 @@ def test_the_network_can_be_exported(shallow):
             return shallow.moments(x)
 
     x = from_numpy(SMALL[..., :6, :8])
-    exported = torch.export.export(Moments(), (x,)).module()
+    # Unless it is strict, it asks our Triton kernels on a GPU for numbers.
+    exported = torch.export.export(Moments(), (x,), strict=not ON_CPU).module()
     torch.testing.assert_close(exported(x), shallow.moments(x).detach())

@@ -21,6 +21,7 @@ from cli.support import (
     write_checkpoint,
     write_dataset,
 )
+from devices import ONE_GPU
 from evaluation.pages import VARIES, read_page, sizes_of
 from safetensors.numpy import load_file
 
@@ -43,6 +44,8 @@ def videos(tmp_path_factory):
 
 def start_two(script, args, folder: Path) -> subprocess.Popen:
     """Two processes of a script; what they print goes to `folder`/log."""
+    if ONE_GPU:
+        pytest.skip("two processes take two GPUs, or none")
     binaries = Path(sys.executable).parent
     if backend.name == "torch":
         command = [binaries / "torchrun", "--standalone", "--nproc_per_node=2", "--log-dir=logs"]
