@@ -2,7 +2,7 @@
 
 import sys
 
-from mg.cli.command import SOME_FAILED, parse, run, settings_parser
+from mg.cli.command import SOME_FAILED, counted, parse, run, settings_parser
 from mg.inference.dataset_settings import DatasetEncoding
 
 
@@ -20,8 +20,9 @@ def command(args: list[str] | None) -> int:
     if not ranks.is_first():
         return 0
     print(
-        f"Encoded {summary.encoded} videos, {summary.done} were done before, "
-        f"{summary.failed} failed. {summary.rows} clips: {settings.output_path}/manifest.parquet"
+        f"Encoded {counted(summary.encoded, 'video')}, {summary.done} done before, "
+        f"{summary.failed} failed. {counted(summary.rows, 'clip')}: "
+        f"{settings.output_path}/manifest.parquet"
     )
     if summary.failed:
         print(f"{settings.output_path}/bad.csv says why")

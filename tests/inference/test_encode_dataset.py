@@ -85,7 +85,7 @@ def test_consecutive_clips_hold_the_networks_moments(encode, videos, checkpoint)
         assert (row["stored"], row["scaled"]) == ("moments", False)
     assert_clean(output)
     assert encode.outcome.out == [
-        f"Encoded 3 videos, 0 were done before, 0 failed. 5 clips: {output}/manifest.parquet"
+        f"Encoded 3 videos, 0 done before, 0 failed. 5 clips: {output}/manifest.parquet"
     ]
     assert (output / "bad.csv").read_text() == "video,reason\n"
 
@@ -209,7 +209,7 @@ def test_a_second_run_encodes_nothing_again(encode):
     output = encode()
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     encode()
-    assert "Encoded 0 videos, 3 were done before, 0 failed. 5 clips" in encode.outcome.out[0]
+    assert "Encoded 0 videos, 3 done before, 0 failed. 5 clips" in encode.outcome.out[0]
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
@@ -220,7 +220,7 @@ def test_another_csv_adds_to_what_is_there(encode, videos, tmp_path):
     output = encode(csv_path=tmp_path / "first.csv")
     assert {row["file"] for row in rows_of(output)} == {"b.mp4"}
     encode()
-    assert "Encoded 2 videos, 1 were done before" in encode.outcome.out[0]
+    assert "Encoded 2 videos, 1 done before" in encode.outcome.out[0]
     assert_same_latents(whole, output)
 
 
@@ -247,7 +247,7 @@ def test_a_touched_file_is_the_same_and_a_changed_one_is_refused(encode, videos,
     os.utime(folder / "a.mp4")
     shutil.copy(folder / "b.mp4", folder / "c.mp4")
     encode(videos=folder, code=1)
-    assert "Encoded 0 videos, 2 were done before, 1 failed" in encode.outcome.out[0]
+    assert "Encoded 0 videos, 2 done before, 1 failed" in encode.outcome.out[0]
     assert "c.mp4,is not the video whose latents are stored" in bad_of(output)
     after = latents_of(output)
     assert after.keys() == before.keys()
@@ -269,7 +269,7 @@ def test_a_video_that_is_encoded_may_be_gone(encode, videos, tmp_path):
     output = encode(videos=folder)
     (folder / "a.mp4").unlink()
     encode(videos=folder)
-    assert "3 were done before" in encode.outcome.out[0]
+    assert "3 done before" in encode.outcome.out[0]
     assert len(rows_of(output)) == 5
 
 
@@ -318,7 +318,7 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(encode, videos, tmp_path)
     bad += ["pipe.mp4", "/dev/zero"]
     write_index(folder, ["text.mp4", "a.mp4", *bad[1:], "c.mp4"])
     output = encode(videos=folder, code=1)
-    assert "Encoded 2 videos, 0 were done before, 9 failed. 3 clips" in encode.outcome.out[0]
+    assert "Encoded 2 videos, 0 done before, 9 failed. 3 clips" in encode.outcome.out[0]
     with (output / "bad.csv").open(newline="") as file:
         reasons = {row["video"]: row["reason"] for row in csv.DictReader(file)}
     assert list(reasons) == sorted(bad)
@@ -337,7 +337,7 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(encode, videos, tmp_path)
     assert {row["file"] for row in rows_of(output)} == {"a.mp4", "c.mp4"}
     assert not any("Traceback" in line for line in encode.outcome.err)
     again = encode(videos=folder, code=1)
-    assert "Encoded 0 videos, 2 were done before, 9 failed. 3 clips" in encode.outcome.out[0]
+    assert "Encoded 0 videos, 2 done before, 9 failed. 3 clips" in encode.outcome.out[0]
     assert bad_of(again).count("\n") == 10
 
 
@@ -500,7 +500,7 @@ def test_a_directory_of_any_other_deciding_setting_is_refused(encode):
 def test_where_no_sample_is_drawn_the_seed_may_change(encode):
     encode(stored="mean", seed=0)
     encode(stored="mean", seed=1)
-    assert "3 were done before" in encode.outcome.out[0]
+    assert "3 done before" in encode.outcome.out[0]
 
 
 def test_clips_are_encoded_in_tiles_on_demand(encode, tmp_path, checkpoint):

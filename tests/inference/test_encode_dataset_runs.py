@@ -202,7 +202,7 @@ def run_two(args, folder):
     process = start_two(entry(folder), args, folder)
     process.wait(timeout=300)
     text = printed(folder)
-    assert "Encoded 11 videos, 0 were done before, 1 failed" in text, text[-3000:]
+    assert "Encoded 11 videos, 0 done before, 1 failed" in text, text[-3000:]
     kept = [*(folder / "logs").glob("worker_*.log")]  # by msrun, which may repeat the first one's
     text = "".join(file.read_text(errors="replace") for file in kept) or text
     assert text.count("Encoded") == 1
