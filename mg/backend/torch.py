@@ -372,7 +372,7 @@ def keep(count: int, kept: tuple[Tensor, ...], x: Tensor) -> tuple[Tensor]:
             place[:, frame] = place[:, frame + new]
         place[:, max(0, count - new) :] = x[:, max(0, new - count) :]
         return (place,)
-    frames = torch.cat((*kept, x), 1)
+    frames = cat((*kept, x), 1) if kept else x
     return (copy(frames[:, frames.shape[1] - count :]),)
 
 

@@ -363,12 +363,13 @@ def test_what_is_kept_are_the_last_frames_of_all_in_memory_of_their_own(count, l
 
 
 @pytest.mark.skipif(backend.name != "torch", reason="MindSpore puts tensors where it likes")
-def test_what_is_kept_stays_where_it_is():
-    x = from_numpy(np.zeros((1, 4, 3), np.float32))
+def test_what_is_kept_stays_where_it_is_and_lies_as_it_came():
+    x = from_numpy(np.zeros((1, 4, 5, 6, 3), np.float32)).permute(0, 1, 4, 2, 3)
     (kept,) = backend.keep(2, (), x)
     (later,) = backend.keep(2, (kept,), x[:, :1])
     assert later.data_ptr() == kept.data_ptr() != x.data_ptr()
-    assert kept.untyped_storage().nbytes() == 2 * 3 * 4
+    assert kept.untyped_storage().nbytes() == x.untyped_storage().nbytes() / 2
+    assert kept.stride() == x.stride()
 
 
 def test_attention_takes_no_memory_for_all_scores():
