@@ -1,8 +1,8 @@
 #!/bin/sh
 # Ours beside the plain network on an NVIDIA GPU, and beside Wan where diffusers is installed: encoding,
 # decoding, a training step with all losses; 256x256x32 in bf16. Needs PyTorch and numpy, no more;
-# a C compiler and Python.h besides, or our kernels in Triton are left out. The plain network trains
-# in 67 GiB: on a card of 80, add --apart, which starts each anew in each round.
+# a C compiler and Python.h besides, or our kernels in Triton are left out. Where memory runs out,
+# add --apart, which has one contestant on the card at a time and starts it anew in each round.
 #
 #   benchmarks/gpu.sh [flags of speed.py, which come last and so decide]
 set -eu

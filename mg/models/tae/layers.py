@@ -6,8 +6,9 @@ gives the same network on every framework. Parameter names are those of mindone'
 
 `forward` takes a whole clip. A brick that mixes frames has a `step` too, for a clip that comes
 piece by piece (mg/models/tae/streaming.py): (next frames, kept, ends) to (output frames, kept).
-`kept` is a tuple of the tensors that the step before gave, empty at the beginning; `ends` says that
-the frames are the last. The whole clip is the piece that begins and ends it.
+`kept` is a tuple of the tensors that the step before gave, empty at the beginning, and may be
+overwritten; `ends` says that the frames are the last. The whole clip is the piece that begins and
+ends it.
 
 Axes: b batch, t frames, c channels, h height, w width.
 """
