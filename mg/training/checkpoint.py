@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "tae.safetensors"
 _SUMS = "SHA256SUMS"
 _NAME = re.compile(r"step_(\d+)")
+_REMAINS = re.compile(r"\.step_\d+-\w+\.part")  # a folder, as `write_checkpoint` names it
 
 
 @dataclass
@@ -174,8 +175,9 @@ def delete_checkpoint(path: Path) -> None:
 def clear_remains(folder: Path) -> None:
     """Delete what a killed run left half written or half deleted, and nothing of others'."""
     clear_half_written(folder, r"step_\d+|recipe|metrics|best|tae")
-    for path in folder.glob(".step_[0-9]*-*.part"):
-        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".step_*.part"):
+        if _REMAINS.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_text(path: Path, text: str) -> None:

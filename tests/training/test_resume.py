@@ -311,6 +311,7 @@ def test_what_others_keep_in_the_directory_stays(videos, tmp_path, capsys):
         output / ".tmpabcdef" / "c",
     ]
     others += [output / "checkpoints" / ".eggs.part" / "d", output / "notes.txt"]
+    others += [output / "checkpoints" / ".step_3_of-many.part" / "f"]
     ours = [output / ".tmp123456", output / ".metrics-a1b2c3d4.part.jsonl"]
     ours += [output / "checkpoints" / ".step_3-a1b2c3d4.part" / "e"]
     for path in (*others, *ours):
