@@ -22,11 +22,9 @@ from mg.backend.torch_kernels import (
     GroupNorm,
     GroupNormOnGpu,
     Interleave,
-    TemporalConv,
     channels_last,
+    convolve_in_time,
     frames_of,
-    sum_of_products,
-    sums_products,
 )
 from mg.memory import keep_freed_memory
 
@@ -252,11 +250,7 @@ def temporal_conv(
         ends=ends,
     )
     kernel = weight[:, :, 0].permute(2, 1, 0).to(x.dtype)
-    if before and sums_products(x):
-        y = sum_of_products(clips, kernel, bias, table)
-    else:
-        positions = clips[0] if not before else torch.cat(clips, 1)
-        y = TemporalConv.apply(positions, kernel, bias.to(x.dtype), table)
+    y = convolve_in_time(clips, kernel, bias.to(x.dtype), table)
     return y.unflatten(2, (h, w)).permute(0, 1, 4, 2, 3)
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class TemporalConv(Function):
         if _has_gpu_kernel(x):
             return torch_gpu_kernels.temporal_conv(x, weight, bias, table)
         if x.dtype == torch.float32:
-            return sum_of_products([x], weight, bias, table)
+            return _sum_of_products([x], weight, bias, table)
         return F.linear(_side_by_side(x, table, len(weight)), weight.flatten(0, 1).t(), bias)
 
     @staticmethod
@@ -87,16 +87,20 @@ def _has_gpu_kernel(x: Tensor) -> bool:
     return HAS_TRITON and x.is_cuda and x.dtype != torch.float32
 
 
-def sums_products(x: Tensor) -> bool:
-    """Whether `sum_of_products` is the way for x, not differentiated."""
-    return x.dtype == torch.float32 and not torch.is_grad_enabled()
-
-
-def sum_of_products(
-    clips: Sequence[Tensor], weight: Tensor, bias: Tensor, table: tuple[int, ...]
+def convolve_in_time(
+    clips: list[Tensor], weight: Tensor, bias: Tensor, table: tuple[int, ...]
 ) -> Tensor:
-    """`TemporalConv` of clips in a row, by a matrix product for each run, added in place: nothing
-    is copied."""
+    """`TemporalConv` of clips that follow one another."""
+    if len(clips) > 1 and clips[0].dtype == torch.float32 and not torch.is_grad_enabled():
+        return _sum_of_products(clips, weight, bias, table)
+    x = torch.cat(clips, 1) if len(clips) > 1 else clips[0]
+    return TemporalConv.apply(x, weight, bias, table)
+
+
+def _sum_of_products(
+    clips: list[Tensor], weight: Tensor, bias: Tensor, table: tuple[int, ...]
+) -> Tensor:
+    """A matrix product for each run, added in place: nothing is copied."""
     b, _, p, _ = clips[0].shape
     y = clips[0].new_empty(b, len(table) // len(weight), p, len(bias)).copy_(bias)
     for run in frame_runs(table, len(weight)):
@@ -109,7 +113,7 @@ def sum_of_products(
     return y
 
 
-def _parts(run: Run, clips: Sequence[Tensor]) -> Iterator[tuple[Run, Tensor]]:
+def _parts(run: Run, clips: list[Tensor]) -> Iterator[tuple[Run, Tensor]]:
     """The run within each of the clips that follow one another, with the clip."""
     start = 0
     for x in clips:
