@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 from machine import machine
 
-from mg.data import TrainingBatches, count_frames, video_file
+from mg.data import TrainingBatches, TrainingClips, count_frames, video_file
 from mg.data.index import Entry
 from mg.data.loader import Sampler
 
@@ -124,26 +124,20 @@ def _run(
     options: argparse.Namespace,
 ) -> list[float]:
     """Frames per second of the first and the second epoch."""
-    sampler = (Sampler if seeking else SequentialSampler)(
-        videos=videos if stated else [entry._replace(num_frames=None) for entry in videos],
-        video_folder=folder,
-        batch_size=1,
+    if not stated:
+        videos = [entry._replace(num_frames=None) for entry in videos]
+    clips = TrainingClips(
+        csv_path="",
+        video_folder=str(folder),
         num_frames=options.num_frames,
         image_size=options.image_size,
-        sample_stride=1,
-        random_crop=True,
-        random_flip=False,
-        max_zoom=1.0,
-        mixed_strategy="video_only",
-        mixed_image_ratio=0.0,
-        seed=0,
-        rank=0,
-        world_size=1,
-        start_step=0,
-        start_item=0,
+        num_workers=workers,
+    )
+    sampler = (Sampler if seeking else SequentialSampler)(
+        clips, videos, rank=0, world_size=1, start_step=0, start_item=0
     )
     rates = []
-    with TrainingBatches(sampler, num_workers=workers) as batches:
+    with TrainingBatches(sampler) as batches:
         for _ in range(workers):
             next(batches)  # until each process has started
         for epoch in EPOCHS:

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 
+LARGEST = 3.4028234e38  # in float32
 TOO_LARGE = 1 << 63  # numpy's integers end below it
 LONGEST_PAUSE = 86_400  # seconds between two frames; more is a mistake
 
@@ -24,3 +25,10 @@ def check_choices(settings: Any) -> None:
         value, choices = getattr(settings, name), get_args(kind)
         if get_origin(kind) is Literal and value not in choices:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+
+
+def check_finite(settings: Any) -> None:
+    """Raise a ValueError that names the first field of a dataclass which float32 does not hold."""
+    for name, value in vars(settings).items():
+        if isinstance(value, float) and not value <= LARGEST:
+            raise ValueError(f"{name} is {value}, expected a finite number in float32")

@@ -2,7 +2,7 @@
 
 from mg.data.clip import load_clip
 from mg.data.index import Entry, read_entries, read_index
-from mg.data.loader import Batch, TrainingBatches, training_batches
+from mg.data.loader import Batch, TrainingBatches, TrainingClips, training_batches
 from mg.data.opening import VideoError
 from mg.data.output import IMAGE_SUFFIXES, check_output
 from mg.data.transforms import to_float, to_uint8
@@ -18,6 +18,7 @@ __all__ = [
     "Entry",
     "ImageWriter",
     "TrainingBatches",
+    "TrainingClips",
     "VideoError",
     "VideoWriter",
     "WorkerError",

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import math
-import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from mg.data.index import Entry, read_entries
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float
 from mg.data.workers import WorkerError, Workers
-from mg.ranges import check_at_least
+from mg.ranges import check_at_least, check_choices, check_finite
 
 Strategy = Literal["video_only", "image_only", "mixed_video_image", "mixed_video_random"]
 
@@ -50,6 +48,55 @@ class RawBatch(NamedTuple):
     broken: dict[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingClips:
+    """Which clips training reads, and in which order.
+
+    Args:
+        csv_path: CSV file with a column of videos, relative to video_folder.
+        video_folder: Folder of the videos.
+        video_column: Name of the CSV's column of videos.
+        num_frames: Frames of a clip; shorter videos are mirrored in time.
+        image_size: Height and width of a clip in pixels, a multiple of the network's compression.
+        sample_stride: Take every n-th frame of a video.
+        batch_size: Clips in a batch of each process.
+        random_crop: Crop a random square of the frame instead of its centre.
+        random_flip: Mirror half of the clips horizontally.
+        max_zoom: A clip's crop shows the frame's short side divided by a number from 1 to this,
+            drawn log-uniformly, but enlarges nothing; 1 for always the whole short side.
+        mixed_strategy: Lengths of batches: video_only, image_only, mixed_video_image (a share of
+            batches are images), mixed_video_random (1, a multiple of 8 or num_frames, at random).
+        mixed_image_ratio: Share of image batches for mixed_video_image.
+        num_workers: Processes that read videos; 0 reads in the training process.
+        seed: Of order, crops, lengths and, in a run, initial weights and sampled latents.
+    """
+
+    csv_path: str
+    video_folder: str
+    video_column: str = "video"
+    num_frames: int = 32
+    image_size: int = 256
+    sample_stride: int = 1
+    batch_size: int = 1
+    random_crop: bool = True
+    random_flip: bool = False
+    max_zoom: float = 1.0
+    mixed_strategy: Strategy = "video_only"
+    mixed_image_ratio: float = 0.2
+    num_workers: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        check_choices(self)
+        check_finite(self)
+        check_clip_arguments(self.num_frames, self.image_size, self.sample_stride)
+        check_at_least(
+            vars(self), batch_size=1, max_zoom=1, mixed_image_ratio=0, num_workers=0, seed=0
+        )
+        if self.mixed_image_ratio > 1:
+            raise ValueError(f"mixed_image_ratio is {self.mixed_image_ratio}, expected 0 to 1")
+
+
 @dataclass(frozen=True)
 class Sampler:
     """What every training step sees: a pure function of seed and step.
@@ -60,18 +107,8 @@ class Sampler:
     of batch size 2 sees. All items of a global batch have the same length.
     """
 
+    clips: TrainingClips
     videos: list[Entry]
-    video_folder: Path
-    batch_size: int
-    num_frames: int
-    image_size: int
-    sample_stride: int
-    random_crop: bool
-    random_flip: bool
-    max_zoom: float
-    mixed_strategy: Strategy
-    mixed_image_ratio: float
-    seed: int
     rank: int
     world_size: int
     start_step: int
@@ -85,9 +122,9 @@ class Sampler:
         """
         num_frames = self.length(step)
         shares = (step - self.start_step) * self.world_size + self.rank
-        first = self.start_item + shares * self.batch_size
+        first = self.start_item + shares * self.clips.batch_size
         clips, names, broken = [], [], {}
-        for item in range(first, first + self.batch_size):
+        for item in range(first, first + self.clips.batch_size):
             clip, name = self._item(item, num_frames, broken)
             clips.append(clip)
             names.append(name)
@@ -95,20 +132,20 @@ class Sampler:
 
     def length(self, step: int) -> int:
         """Return the number of frames of every clip in global batch `step`."""
-        rng = np.random.default_rng((self.seed, _LENGTH, step))
-        match self.mixed_strategy:
+        rng = np.random.default_rng((self.clips.seed, _LENGTH, step))
+        match self.clips.mixed_strategy:
             case "image_only":
                 return 1
             case "mixed_video_image":
-                return 1 if rng.random() < self.mixed_image_ratio else self.num_frames
+                return 1 if rng.random() < self.clips.mixed_image_ratio else self.clips.num_frames
             case "mixed_video_random":
-                return int(rng.choice(random_lengths(self.num_frames)))
-        return self.num_frames
+                return int(rng.choice(random_lengths(self.clips.num_frames)))
+        return self.clips.num_frames
 
     def _item(self, item: int, num_frames: int, broken: dict[str, str]) -> tuple[np.ndarray, str]:
         """Read global item `item`, or for a broken file the next readable one of the epoch."""
         epoch, position = divmod(item, len(self.videos))
-        order = _epoch_order(self.seed, epoch, len(self.videos))
+        order = _epoch_order(self.clips.seed, epoch, len(self.videos))
         for place in range(position, position + len(order)):
             video = self.videos[order[place % len(order)]]
             try:
@@ -120,14 +157,14 @@ class Sampler:
 
     def _clip(self, video: Entry, item: int, num_frames: int) -> np.ndarray:
         return read_clip(
-            self.video_folder / video.name,
+            Path(self.clips.video_folder) / video.name,
             num_frames,
-            self.image_size,
-            sample_stride=self.sample_stride,
-            rng=np.random.default_rng((self.seed, _ITEM, item)),
-            random_crop=self.random_crop,
-            random_flip=self.random_flip,
-            max_zoom=self.max_zoom,
+            self.clips.image_size,
+            sample_stride=self.clips.sample_stride,
+            rng=np.random.default_rng((self.clips.seed, _ITEM, item)),
+            random_crop=self.clips.random_crop,
+            random_flip=self.clips.random_flip,
+            max_zoom=self.clips.max_zoom,
             video_frames=video.num_frames,
         )
 
@@ -156,11 +193,12 @@ class TrainingBatches(Iterator[Batch]):
             in the CSV's order, and the seed. A run goes on with the same order if it is the same.
     """
 
-    def __init__(self, sampler: Sampler, *, num_workers: int) -> None:
+    def __init__(self, sampler: Sampler) -> None:
         names = [video.name for video in sampler.videos]
-        order = json.dumps({"names": names, "seed": sampler.seed})
+        order = json.dumps({"names": names, "seed": sampler.clips.seed})
         self.fingerprint = hashlib.sha256(order.encode()).hexdigest()
         self._closed = False
+        num_workers = sampler.clips.num_workers
         if num_workers == 0:
             self._batches = map(sampler.batch, count(sampler.start_step))
             self._end_workers = None
@@ -196,21 +234,8 @@ class TrainingBatches(Iterator[Batch]):
 
 
 def training_batches(
-    csv_path: str | os.PathLike,
-    video_folder: str | os.PathLike,
+    clips: TrainingClips,
     *,
-    video_column: str = "video",
-    batch_size: int,
-    num_frames: int,
-    image_size: int,
-    sample_stride: int = 1,
-    random_crop: bool = False,
-    random_flip: bool = False,
-    max_zoom: float = 1.0,
-    mixed_strategy: Strategy = "video_only",
-    mixed_image_ratio: float = 0.0,
-    num_workers: int = 0,
-    seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
@@ -227,22 +252,6 @@ def training_batches(
     as always when processes are spawned: guard it by `if __name__ == "__main__"`.
 
     Args:
-        csv_path: see `read_index`, as for `video_folder` and `video_column`.
-        batch_size: clips in each batch of this rank.
-        num_frames: the (largest) length of a clip.
-        image_size: short side and square crop in pixels, at least 8.
-        sample_stride: take every n-th frame.
-        random_crop: crop at a random place, not the centre.
-        random_flip: mirror a clip left to right, one time in two.
-        max_zoom: with 2, a crop shows from the whole short side of the frame to half of it, drawn
-            log-uniformly for each clip; no frame is enlarged for it. 1 for always the whole.
-        mixed_strategy: how long the clips of a batch are. "video_only": `num_frames`;
-            "image_only": 1; "mixed_video_image": 1 in a share `mixed_image_ratio` of the
-            batches, else `num_frames`; "mixed_video_random": drawn uniformly from 1, the
-            multiples of 8 below `num_frames`, and `num_frames`.
-        mixed_image_ratio: in [0, 1].
-        num_workers: processes that read ahead; 0 reads in this process, when asked.
-        seed: of all random draws, 0 or more.
         rank: of this process in data-parallel training.
         world_size: the number of such processes.
         start_step: the first batch.
@@ -255,35 +264,10 @@ def training_batches(
             VideoError, when no file can be read.
         WorkerError: while iterating, when worker processes die again and again.
     """
-    check_clip_arguments(num_frames, image_size, sample_stride)
-    if mixed_strategy not in get_args(Strategy):
-        expected = ", ".join(get_args(Strategy))
-        raise ValueError(f"mixed_strategy: expected one of {expected}, got '{mixed_strategy}'")
-    if not 1 <= max_zoom < math.inf:
-        raise ValueError(f"max_zoom: expected 1 or more, got {max_zoom}")
-    if not 0 <= mixed_image_ratio <= 1:
-        raise ValueError(f"mixed_image_ratio: expected 0 to 1, got {mixed_image_ratio}")
-    check_at_least(locals(), batch_size=1, num_workers=0, seed=0, start_step=0, start_item=0)
+    check_at_least(locals(), start_step=0, start_item=0)
     if start_item is None:
-        start_item = start_step * world_size * batch_size
+        start_item = start_step * world_size * clips.batch_size
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
-    sampler = Sampler(
-        videos=read_entries(csv_path, video_folder, video_column),
-        video_folder=Path(video_folder),
-        batch_size=batch_size,
-        num_frames=num_frames,
-        image_size=image_size,
-        sample_stride=sample_stride,
-        random_crop=random_crop,
-        random_flip=random_flip,
-        max_zoom=max_zoom,
-        mixed_strategy=mixed_strategy,
-        mixed_image_ratio=mixed_image_ratio,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        start_step=start_step,
-        start_item=start_item,
-    )
-    return TrainingBatches(sampler, num_workers=num_workers)
+    videos = read_entries(clips.csv_path, clips.video_folder, clips.video_column)
+    return TrainingBatches(Sampler(clips, videos, rank, world_size, start_step, start_item))

@@ -5,41 +5,23 @@ from typing import Literal
 
 import yaml
 
-from mg.data.loader import Strategy
-from mg.ranges import Dtype, check_at_least, check_choices
-
-_LARGEST = 3.4028234e38  # in float32
+from mg.data import TrainingClips
+from mg.ranges import Dtype, check_at_least
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(TrainingClips):
     """A training run. Each key can stand in the YAML file and, after it, on the command line.
 
     Args:
-        csv_path: CSV file with a column of videos, relative to video_folder.
-        video_folder: Folder of the videos.
         output_path: Run directory: checkpoints, metrics, TensorBoard, this recipe. Where a run is
             already, training goes on from its newest checkpoint.
-        video_column: Name of the CSV's column of videos.
-        num_frames: Frames of a clip; shorter videos are mirrored in time.
-        image_size: Height and width of a clip in pixels, a multiple of the network's compression.
-        sample_stride: Take every n-th frame of a video.
-        batch_size: Clips in a batch.
-        random_crop: Crop a random square of the frame instead of its centre.
-        random_flip: Mirror half of the clips horizontally.
-        max_zoom: A clip's crop shows the frame's short side divided by a random number from 1 to
-            this, but enlarges nothing; 1 for always the whole short side.
-        mixed_strategy: Lengths of batches: video_only, image_only, mixed_video_image (a share of
-            batches are images), mixed_video_random (1, a multiple of 8 or num_frames, at random).
-        mixed_image_ratio: Share of image batches for mixed_video_image.
-        num_workers: Processes that read videos; 0 reads in the training process.
         pretrained: Checkpoint to start from (an inflated image autoencoder, or a TAE).
         tae_config: Keys to change in the config of pretrained or, without one, in TAE_CONFIG.
         colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
             which saves a short training most of its work.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
         dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
-        seed: Of initial weights, order, crops, lengths and sampled latents.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore (with use_recompute not
@@ -80,26 +62,12 @@ class Recipe:
         val_num_frames: Frames of each video to validate with; by default num_frames.
     """
 
-    csv_path: str
-    video_folder: str
     output_path: str
-    video_column: str = "video"
-    num_frames: int = 32
-    image_size: int = 256
-    sample_stride: int = 1
-    batch_size: int = 1
-    random_crop: bool = True
-    random_flip: bool = False
-    max_zoom: float = 1.0
-    mixed_strategy: Strategy = "video_only"
-    mixed_image_ratio: float = 0.2
-    num_workers: int = 2
     pretrained: str | None = None
     tae_config: dict = field(default_factory=dict)
     colour_start: bool = False
     use_recompute: bool = False
     dtype: Dtype = "fp32"
-    seed: int = 0
     device_target: str = "auto"
     compile: bool | None = None
     jit_level: Literal["O0", "O1"] = "O0"
@@ -134,12 +102,9 @@ class Recipe:
     val_num_frames: int | None = None
 
     def __post_init__(self):
-        check_choices(self)
+        super().__post_init__()
         for least, keys in _AT_LEAST.items():
             check_at_least(vars(self), **{key: least for key in keys.split()})
-        for key, value in asdict(self).items():
-            if isinstance(value, float) and not value <= _LARGEST:
-                raise ValueError(f"{key} is {value}, expected a finite number in float32")
         for key in ("learning_rate", "end_learning_rate"):
             if getattr(self, key) > 1:
                 raise ValueError(f"{key} is {getattr(self, key)}, expected at most 1")
@@ -197,11 +162,11 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
 
 
 _AT_LEAST = {
-    1: "num_frames image_size sample_stride batch_size max_zoom train_steps log_interval "
-    "gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints val_num_frames",
-    0: "num_workers warmup_steps ckpt_save_steps seed learning_rate end_learning_rate weight_decay "
+    1: "train_steps log_interval gradient_accumulation_steps disc_ndf disc_layers keep_checkpoints "
+    "val_num_frames",
+    0: "warmup_steps ckpt_save_steps learning_rate end_learning_rate weight_decay "
     "reconstruction_weight perceptual_weight kl_weight opl_weight max_grad_norm ema_decay "
-    "max_skipped_updates val_steps disc_weight disc_start mixed_image_ratio",
+    "max_skipped_updates val_steps disc_weight disc_start",
     1e-30: "optim_eps",  # with 0, a weight without a gradient becomes NaN
 }
 _FIXED = ("tae_config", "colour_start", "seed", "disc_ndf", "disc_layers")

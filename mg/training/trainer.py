@@ -267,20 +267,7 @@ class Trainer:
 
 def _batches(recipe: Recipe, progress: Progress) -> TrainingBatches:
     batches = training_batches(
-        recipe.csv_path,
-        recipe.video_folder,
-        video_column=recipe.video_column,
-        batch_size=recipe.batch_size,
-        num_frames=recipe.num_frames,
-        image_size=recipe.image_size,
-        sample_stride=recipe.sample_stride,
-        random_crop=recipe.random_crop,
-        random_flip=recipe.random_flip,
-        max_zoom=recipe.max_zoom,
-        mixed_strategy=recipe.mixed_strategy,
-        mixed_image_ratio=recipe.mixed_image_ratio,
-        num_workers=recipe.num_workers,
-        seed=recipe.seed,
+        recipe,
         rank=backend.rank(),
         world_size=backend.world_size(),
         start_step=progress.batches,

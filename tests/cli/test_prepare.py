@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mg.cli.prepare import main
-from mg.data import count_frames, read_entries, training_batches, write_video
+from mg.data import TrainingClips, count_frames, read_entries, training_batches, write_video
 
 from .support import process_environment, run, run_process, waves
 
@@ -84,8 +84,9 @@ def test_what_it_writes_is_what_training_reads(ucf, tmp_path, capsys):
     assert run(main, [ucf, "--out", tmp_path], capsys).code == 0
     entries = read_entries(tmp_path / "train.csv", ucf)
     assert {entry.num_frames for entry in entries} == {3}
-    arguments = {"batch_size": 4, "num_frames": 2, "image_size": 8}
-    with training_batches(tmp_path / "train.csv", ucf, **arguments) as batches:
+    files = {"csv_path": str(tmp_path / "train.csv"), "video_folder": str(ucf)}
+    clips = TrainingClips(**files, batch_size=4, num_frames=2, image_size=8, num_workers=0)
+    with training_batches(clips) as batches:
         assert next(batches).broken == {}
 
 

@@ -11,16 +11,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg.data import VideoError, to_uint8, training_batches
+from mg.data import TrainingClips, VideoError, to_uint8, training_batches
 from mg.data.loader import random_lengths
 
 from .sample_videos import NUM_FILES, write_csv
 
 
+def training_batches_of(folder, csv_path=None, **arguments):
+    places = ("rank", "world_size", "start_step", "start_item")
+    place = {key: arguments.pop(key) for key in places if key in arguments}
+    settings = {"batch_size": 2, "num_frames": 4, "image_size": 16, "seed": 5}
+    settings |= {"random_crop": False, "num_workers": 0, "video_folder": str(folder)}
+    settings["csv_path"] = str(csv_path or folder / "index.csv")
+    return training_batches(TrainingClips(**(settings | arguments)), **place)
+
+
 def batches_of(folder, count, **arguments):
-    defaults = {"batch_size": 2, "num_frames": 4, "image_size": 16, "seed": 5}
-    csv_path = arguments.pop("csv_path", folder / "index.csv")
-    with training_batches(csv_path, folder, **(defaults | arguments)) as batches:
+    with training_batches_of(folder, **arguments) as batches:
         return list(islice(batches, count))
 
 
@@ -115,8 +122,7 @@ def test_start_item_is_by_default_where_the_steps_before_ended(dataset):
 
 
 def fingerprint_of(folder, csv_path, **arguments):
-    defaults = {"batch_size": 2, "num_frames": 4, "image_size": 16}
-    with training_batches(csv_path, folder, **(defaults | arguments)) as batches:
+    with training_batches_of(folder, csv_path, **arguments) as batches:
         return batches.fingerprint
 
 
@@ -157,9 +163,8 @@ def test_a_video_deleted_during_a_run_is_skipped_and_named(dataset, tmp_path, nu
     for name in ("0.mkv", "1.mkv"):
         (tmp_path / name).write_bytes((dataset / name).read_bytes())
     rows = [f"{name}{frames}" for name in ("0.mkv", "1.mkv")]
-    csv_path = write_csv(tmp_path / "index.csv", rows, "video,frames" if frames else "video")
-    arguments = {"batch_size": 1, "num_frames": 4, "image_size": 16, "num_workers": num_workers}
-    with training_batches(csv_path, tmp_path, **arguments) as batches:
+    write_csv(tmp_path / "index.csv", rows, "video,frames" if frames else "video")
+    with training_batches_of(tmp_path, batch_size=1, num_workers=num_workers) as batches:
         assert set(names_of(islice(batches, 6))) == {"0.mkv", "1.mkv"}
         (tmp_path / "1.mkv").unlink()
         later = list(islice(batches, 10))[6:]  # some were read ahead
@@ -178,8 +183,7 @@ def workers_of_this_process():
 def test_a_killed_worker_neither_ends_nor_alters_the_run(dataset, num_workers, wait, caplog):
     large = {"batch_size": 2, "num_frames": 8, "image_size": 256, "random_crop": True}
     expected = batches_of(dataset, 9, **large)
-    csv_path = dataset / "index.csv"
-    with training_batches(csv_path, dataset, seed=5, num_workers=num_workers, **large) as batches:
+    with training_batches_of(dataset, num_workers=num_workers, **large) as batches:
         got = list(islice(batches, 3))
         time.sleep(wait)
         for worker in workers_of_this_process():
@@ -193,8 +197,7 @@ def test_a_killed_worker_neither_ends_nor_alters_the_run(dataset, num_workers, w
 
 
 def test_closing_ends_the_worker_processes_at_once(dataset):
-    arguments = {"batch_size": 1, "num_frames": 4, "image_size": 16, "num_workers": 2}
-    batches = training_batches(dataset / "index.csv", dataset, **arguments)
+    batches = training_batches_of(dataset, num_workers=2)
     next(batches)
     assert len(workers_of_this_process()) == 2
     began = time.perf_counter()
@@ -308,9 +311,7 @@ def test_nothing_readable_is_one_clear_line(tmp_path, num_workers):
 
 
 def test_closed_batches_say_so_and_close_twice(dataset):
-    batches = training_batches(
-        dataset / "index.csv", dataset, batch_size=1, num_frames=1, image_size=8
-    )
+    batches = training_batches_of(dataset)
     next(batches)
     batches.close()
     batches.close()
@@ -325,14 +326,15 @@ def test_closed_batches_say_so_and_close_twice(dataset):
         ({"image_size": 4}, "image_size is 4, expected at least 8"),
         ({"sample_stride": 0}, "sample_stride is 0, expected at least 1"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
-        ({"max_zoom": 0.5}, "max_zoom: expected 1 or more, got 0.5"),
+        ({"max_zoom": 0.5}, "max_zoom is 0.5, expected at least 1"),
+        ({"max_zoom": float("inf")}, "max_zoom is inf, expected a finite number in float32"),
         ({"num_workers": -1}, "num_workers is -1, expected at least 0"),
         ({"seed": -1}, "seed is -1, expected at least 0"),
         ({"start_step": -1}, "start_step is -1, expected at least 0"),
         ({"start_item": -1}, "start_item is -1, expected at least 0"),
-        ({"mixed_strategy": "mixed"}, "mixed_strategy: expected one of .*, got 'mixed'"),
-        ({"mixed_image_ratio": 1.5}, "mixed_image_ratio: expected 0 to 1, got 1.5"),
-        ({"mixed_image_ratio": float("nan")}, "mixed_image_ratio: expected 0 to 1, got nan"),
+        ({"mixed_strategy": "mixed"}, "mixed_strategy is 'mixed', expected one of .*"),
+        ({"mixed_image_ratio": 1.5}, "mixed_image_ratio is 1.5, expected 0 to 1"),
+        ({"mixed_image_ratio": float("nan")}, "mixed_image_ratio is nan, expected a finite number"),
         ({"rank": 2, "world_size": 2}, "rank: expected 0 to 1 .*, got 2"),
         ({"video_column": "path"}, "no column 'path'; its columns are: video"),
     ],
@@ -344,12 +346,12 @@ def test_arguments_out_of_range_are_named_before_any_process_starts(dataset, arg
 
 SCRIPT = """
 import sys
-from mg.data import training_batches
+from mg.data import TrainingClips, training_batches
 
 if __name__ == "__main__":
-    batches = training_batches(
-        "{0}/index.csv", "{0}", batch_size=1, num_frames=4, image_size=8, num_workers={1}
-    )
+    files = {{"csv_path": "{0}/index.csv", "video_folder": "{0}"}}
+    clips = TrainingClips(**files, num_frames=4, image_size=8, num_workers={1})
+    batches = training_batches(clips)
     next(batches)
     names = {{name.split(".")[0] for name in sys.modules}}
     print(sorted(names & {{"mindspore", "torch"}}))

@@ -9,7 +9,8 @@ pytestmark = pytest.mark.once
 
 
 def rates(count, **keys):
-    recipe = Recipe("a.csv", "videos", "run", perceptual_weight=0, train_steps=count, **keys)
+    paths = dict.fromkeys(("csv_path", "video_folder", "output_path"), "a")
+    recipe = Recipe(**paths, perceptual_weight=0, train_steps=count, **keys)
     return [learning_rate(step, recipe) for step in range(count)]
 
 
