@@ -6,6 +6,7 @@ import json
 import logging
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,9 @@ def evaluate(evaluation: Evaluation) -> dict:
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
     with page as report:
-        results = _evaluate_share(evaluation, tae, lpips, paths, names, report)
+        share = names[backend.rank() :: backend.world_size()]
+        evaluator = _Evaluator(evaluation, tae, lpips, paths, report)
+        results = _of_all_processes(evaluator.results(share))
         summary = _summary(evaluation, tae, results)
         if ranks.is_first():
             _write_rows(output / TABLE_NAME, results)
@@ -90,22 +93,70 @@ def evaluate(evaluation: Evaluation) -> dict:
     return summary
 
 
-def _evaluate_share(evaluation, tae, lpips, paths, names, report) -> list[Result]:
-    """Evaluate this process's share of the videos; gives the results of all processes."""
-    results: list[Result] = []
-    share = names[backend.rank() :: backend.world_size()]
-    with (
-        tqdm(total=len(share), unit="video", disable=not ranks.is_first()) as progress,
-        logging_redirect_tqdm(),
-    ):
-        for start in range(0, len(share), evaluation.batch_size):
-            batch = share[start : start + evaluation.batch_size]
-            results += _evaluate_batch(evaluation, tae, lpips, paths, batch, report)
-            progress.update(len(batch))
-    return _of_all_processes(results)
+@dataclass(frozen=True)
+class _Evaluator:
+    """Evaluates videos one after another, and writes what it makes of them to `paths`."""
+
+    evaluation: Evaluation
+    tae: TemporalAutoencoder
+    lpips: LPIPS | None
+    paths: dict[str, Path]
+    report: ReportWriter | None
+
+    def results(self, names: list[str]) -> list[Result]:
+        results: list[Result] = []
+        with (
+            tqdm(total=len(names), unit="video", disable=not ranks.is_first()) as progress,
+            logging_redirect_tqdm(),
+        ):
+            for start in range(0, len(names), self.evaluation.batch_size):
+                batch = names[start : start + self.evaluation.batch_size]
+                results += self._batch(batch)
+                progress.update(len(batch))
+        return results
+
+    def _batch(self, names: list[str]) -> list[Result]:
+        results = [Result(name) for name in names]
+        clips = [(result, clip) for result in results if (clip := self._clip(result)) is not None]
+        if clips:
+            with backend.no_grad():
+                videos = backend.from_numpy(np.stack([clip for _, (clip, _) in clips]))
+                reconstructions = backend.to_numpy(self.tae(videos))
+            for (result, (clip, fps)), reconstruction in zip(clips, reconstructions, strict=True):
+                self._judge(result, clip, fps, reconstruction)
+        return results
+
+    def _clip(self, result: Result) -> tuple[np.ndarray, Fraction] | None:
+        """A video's clip and its frames per second, or None where it cannot be read."""
+        evaluation = self.evaluation
+        path = Path(evaluation.video_folder) / result.video
+        size = (evaluation.num_frames, evaluation.image_size)
+        try:
+            clip, result.frames = judged_clip(path, *size, sample_stride=evaluation.sample_stride)
+            return clip, read_fps(path) / evaluation.sample_stride
+        except (VideoError, OSError) as error:
+            result.error = str(error)
+            logger.warning("%s", error)
+            if self.report is not None:
+                self.report.failed(result.video, result.error)
+            return None
+
+    def _judge(
+        self, result: Result, clip: np.ndarray, fps: Fraction, reconstruction: np.ndarray
+    ) -> None:
+        scores, original, compared = score(clip, reconstruction, result.frames, self.lpips)
+        for name, values in scores.items():
+            setattr(result, name, float(values.mean()))
+        target = self.paths[result.video]
+        write_video(target, compared, fps)
+        beside = np.concatenate([original, compared], axis=2)
+        write_video(side_by_side_path(target), beside, fps)
+        if self.report is not None:
+            with self.report.video(result.video, fps) as video:
+                video.add(original, compared, scores)
 
 
-def _summary(evaluation, tae, results: list[Result]) -> dict:
+def _summary(evaluation: Evaluation, tae: TemporalAutoencoder, results: list[Result]) -> dict:
     measured = [result for result in results if not result.error]
     if not measured:
         raise ValueError(f"{evaluation.csv_path}: none of its {len(results)} videos could be read")
@@ -136,38 +187,6 @@ def _of_all_processes(results: list[Result]) -> list[Result]:
     shares = ranks.gather([asdict(result) for result in results])
     rows = itertools.chain.from_iterable(itertools.zip_longest(*shares))
     return [Result(**row) for row in rows if row is not None]
-
-
-def _evaluate_batch(evaluation, tae, lpips, paths, names, report) -> list[Result]:
-    results, clips = [], []
-    for name in names:
-        result = Result(name)
-        path = Path(evaluation.video_folder) / name
-        size = (evaluation.num_frames, evaluation.image_size)
-        try:
-            clip, result.frames = judged_clip(path, *size, sample_stride=evaluation.sample_stride)
-            clips.append((result, clip, read_fps(path) / evaluation.sample_stride))
-        except (VideoError, OSError) as error:
-            result.error = str(error)
-            logger.warning("%s", error)
-            if report is not None:
-                report.failed(name, result.error)
-        results.append(result)
-    if clips:
-        with backend.no_grad():
-            videos = backend.from_numpy(np.stack([clip for _, clip, _ in clips]))
-            reconstructions = backend.to_numpy(tae(videos))
-        for (result, clip, fps), reconstruction in zip(clips, reconstructions, strict=True):
-            scores, *frames = score(clip, reconstruction, result.frames, lpips)
-            for name, values in scores.items():
-                setattr(result, name, float(values.mean()))
-            target = paths[result.video]
-            write_video(target, frames[1], fps)
-            write_video(side_by_side_path(target), np.concatenate(frames, axis=2), fps)
-            if report is not None:
-                with report.video(result.video, fps) as video:
-                    video.add(*frames, scores)
-    return results
 
 
 def _mean(results: list[Result], key: str) -> float | None:
