@@ -69,13 +69,14 @@ def _names(path: str | os.PathLike) -> set:
 
 
 def clear_half_written(folder: Path, stems: str) -> None:
-    """Delete what killed processes left half written in a folder, and nothing of others'.
+    """Delete what killed processes left half written in a folder: files that are named as
+    `atomic_path` and safetensors name theirs.
 
     Args:
         folder: it need not exist.
         stems: a regular expression for those of the files that were written by `atomic_path`.
     """
-    # safetensors itself writes .tmp??????, and renames it when all is written.
+    # safetensors writes .tmp??????, and renames it when all is written.
     names = re.compile(rf"\.({stems})-\w+\.part(\.\w+)?|\.tmp\w{{6}}")
     for path in [*folder.iterdir()] if folder.is_dir() else []:
         if names.fullmatch(path.name) and path.is_file():

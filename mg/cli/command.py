@@ -177,6 +177,8 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
 
 def _flush() -> None:
     """Write out what was printed, if anybody reads it: `head`, say, may have read enough."""
+    if sys.stdout is None:  # closed before the program began
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -8,10 +8,10 @@ def to_float(frames: np.ndarray) -> np.ndarray:
     """Turn frames, uint8 (... t h w c), into video, float32 (... c t h w) in [-1, 1].
 
     Raises:
-        ValueError: floats, which may be in another range than 0 to 255.
+        ValueError: numbers of another type, which may be in another range.
     """
     frames = np.asarray(frames)
-    if frames.dtype.kind == "f":
+    if frames.dtype != np.uint8:
         raise ValueError(f"frames are {frames.dtype}, expected uint8 from 0 to 255")
     video = np.ascontiguousarray(np.moveaxis(frames, -1, -4)).astype(np.float32)
     video /= 127.5

@@ -18,7 +18,7 @@ from mg.data import VideoError, read_fps, read_index, write_video
 from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.report_video import METRICS
-from mg.evaluation.score import judged_clip, score
+from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path, check_apart, sha256
 from mg.losses.lpips import LPIPS
@@ -48,7 +48,8 @@ def evaluate(evaluation: Evaluation) -> dict:
     reconstruction, it beside the original, `metrics.csv`, `metrics.json` and, unless it is not
     wanted, `report.html`, a page to look at all of it.
 
-    A video that cannot be read is reported in `metrics.csv`, and the rest goes on.
+    A video that cannot be read, or whose reconstruction is not finite, is reported in
+    `metrics.csv`, and the rest goes on.
 
     Returns:
         What `metrics.json` holds: "psnr" (dB), "ssim" and, where asked for, "lpips": means over
@@ -57,7 +58,7 @@ def evaluate(evaluation: Evaluation) -> dict:
 
     Raises:
         ValueError, OSError: something is wrong with settings, data set, checkpoint or directory, or
-            no video could be read.
+            no video could be evaluated.
     """
     backend.set_device(evaluation.device_target, exact=evaluation.dtype == "fp32")
     ranks.join()
@@ -119,11 +120,12 @@ class _Evaluator:
         results = [Result(name) for name in names]
         clips = [(result, clip) for result in results if (clip := self._clip(result)) is not None]
         if clips:
-            with backend.no_grad():
-                videos = backend.from_numpy(np.stack([clip for _, (clip, _) in clips]))
-                reconstructions = backend.to_numpy(self.tae(videos))
+            reconstructions = reconstructed(self.tae, np.stack([clip for _, (clip, _) in clips]))
             for (result, (clip, fps)), reconstruction in zip(clips, reconstructions, strict=True):
-                self._judge(result, clip, fps, reconstruction)
+                if np.isfinite(reconstruction).all():
+                    self._judge(result, clip, fps, reconstruction)
+                else:
+                    self._fail(result, f"{result.video}: its reconstruction is not finite")
         return results
 
     def _clip(self, result: Result) -> tuple[np.ndarray, Fraction] | None:
@@ -135,11 +137,14 @@ class _Evaluator:
             clip, result.frames = judged_clip(path, *size, sample_stride=evaluation.sample_stride)
             return clip, read_fps(path) / evaluation.sample_stride
         except (VideoError, OSError) as error:
-            result.error = str(error)
-            logger.warning("%s", error)
-            if self.report is not None:
-                self.report.failed(result.video, result.error)
+            self._fail(result, str(error))
             return None
+
+    def _fail(self, result: Result, reason: str) -> None:
+        result.error = reason
+        logger.warning("%s", reason)
+        if self.report is not None:
+            self.report.failed(result.video, reason)
 
     def _judge(
         self, result: Result, clip: np.ndarray, fps: Fraction, reconstruction: np.ndarray
@@ -159,7 +164,10 @@ class _Evaluator:
 def _summary(evaluation: Evaluation, tae: TemporalAutoencoder, results: list[Result]) -> dict:
     measured = [result for result in results if not result.error]
     if not measured:
-        raise ValueError(f"{evaluation.csv_path}: none of its {len(results)} videos could be read")
+        raise ValueError(
+            f"{evaluation.csv_path}: none of its {len(results)} videos could be evaluated; the "
+            f"first: {results[0].error}"
+        )
     return {
         **{key: _mean(measured, key) for key in METRICS},
         "videos": len(measured),

@@ -8,6 +8,7 @@ from mg import backend
 from mg.data import count_frames, load_clip, to_float, to_uint8
 from mg.evaluation.metrics import frame_scores
 from mg.losses.lpips import LPIPS
+from mg.models.tae.tae import TemporalAutoencoder
 
 
 def judged_clip(
@@ -23,6 +24,20 @@ def judged_clip(
     span = (num_frames - 1) * sample_stride + 1
     available = count_frames(path, at_most=span)  # later frames do not matter
     return clip, -(-available // sample_stride)
+
+
+def reconstructed(tae: TemporalAutoencoder, clips: np.ndarray) -> np.ndarray:
+    """The reconstruction of clips `(b c t h w)` in [-1, 1] from their posteriors' means, in the
+    same size; NaN of a clip whose latents are not finite."""
+    t, h, w = clips.shape[2:]
+    with backend.no_grad():
+        _, mean, _ = tae.encode(backend.from_numpy(clips), sample=False)
+        latents = backend.to_numpy(mean)
+        broken = ~np.isfinite(latents).all((1, 2, 3, 4))
+        if broken.any():  # which `decode` refuses
+            mean = backend.from_numpy(np.where(broken[:, None, None, None, None], 0, latents))
+        videos = backend.to_numpy(tae.decode(mean, t, (h, w)))
+    return np.where(broken[:, None, None, None, None], np.float32(np.nan), videos)
 
 
 def score(

@@ -157,8 +157,9 @@ class DatasetEncoder:
             rest = piece[None, whole * length :]
             for batch in (clips, rest if self._settings.keep_remainder else rest[:0]):
                 batch = batch[:left]
-                if batch.size:
-                    yield batch
+                if not batch.size:  # a remainder of no frame is no clip
+                    continue
+                yield batch
                 left = None if left is None else left - len(batch)
                 if left == 0:
                     return

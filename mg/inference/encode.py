@@ -35,10 +35,11 @@ def encode(settings: FileEncoding) -> Video:
     fps = read_fps(settings.source)
     tae = load_network(settings)
     encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
-    chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    reader = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    chunks = each_uninterrupted(reader)
     with (
         frame_progress(promised, settings.num_frames) as progress,
-        closing(chunks),
+        closing(reader),
         backend.no_grad(),
     ):
         first = next(chunks)
@@ -51,7 +52,7 @@ def encode(settings: FileEncoding) -> Video:
                 yield chunk.frames
 
         def leaving() -> Iterator[np.ndarray]:
-            frames = entering(chain([first], each_uninterrupted(chunks)))
+            frames = entering(chain([first], chunks))
             for z in encoded(tae, frames, sample=settings.sample, seed=settings.seed):
                 yield z
                 progress.update(min(z.shape[1] * tae.compression, len(clock.times) - progress.n))

@@ -11,8 +11,9 @@ from mg.training.trainer import Trainer
 
 def train(recipe: Recipe) -> Trainer:
     """Train by `recipe`, from the newest checkpoint in `output_path` if there is one, until
-    `train_steps` updates are done, or until SIGTERM or Ctrl-C, after which the update at hand is
-    finished and saved. While updates are skipped nothing is saved: the weights may be ruined.
+    `train_steps` updates are done, or until SIGTERM or Ctrl-C. Then the update at hand is finished
+    and saved; a validation ends after the video at hand, and is done anew when the run goes on.
+    While updates are skipped nothing is saved: the weights may be ruined.
 
     Raises:
         ValueError, OSError: what is wrong with the recipe, data, weights, device or directory; or
@@ -23,14 +24,18 @@ def train(recipe: Recipe) -> Trainer:
     with contextlib.ExitStack() as stack:
         trainer = Trainer(recipe, stack)
         interruption = stack.enter_context(Interruption())
-        if trainer.step == 0:
-            trainer.validate_start()
-        saving = stopping = False
+
+        def stopped() -> bool:
+            """Whether one of the processes was asked to stop."""
+            return any(ranks.gather(interruption.requested))
+
+        trainer.validate_start(stopped)
+        saving, stopping = False, stopped()
         while trainer.step < recipe.train_steps and not stopping:
             trainer.update()
-            stopping = any(ranks.gather(interruption.requested)) or trainer.diverged
             improved = is_due(trainer.step, recipe.val_steps, recipe.train_steps)
-            improved = improved and trainer.validate()
+            improved = improved and trainer.validate(stopped)
+            stopping = stopped() or trainer.diverged
             saving |= is_due(trainer.step, recipe.ckpt_save_steps, recipe.train_steps)
             if (saving or improved or stopping) and not trainer.skipping:
                 trainer.save()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
@@ -25,7 +25,7 @@ from mg.training.recipe import Recipe
 from mg.training.run_directory import RunDirectory
 from mg.training.schedule import is_due, learning_rate
 from mg.training.step import TrainStep
-from mg.training.validation import Validation
+from mg.training.validation import Stopped, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Progress:
         measured: fingerprint of the validation that `ceiling` and `best` belong to.
         ceiling: what `Validation.ceiling` gave before training.
         best: {"step", "psnr", "weights", "videos"} of the best validation.
+        unvalidated: whether the run was stopped before the validation after `step` was done.
     """
 
     step: int = 0
@@ -50,11 +51,14 @@ class Progress:
     measured: str = ""
     ceiling: dict[str, float] | None = None
     best: dict | None = None
+    unvalidated: bool = False
 
     def __post_init__(self):
         for name in ("step", "batches", "items"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"its {name} is {getattr(self, name)!r}")
+        if type(self.unvalidated) is not bool:
+            raise ValueError(f"its unvalidated is {self.unvalidated!r}")
         best, ceiling = self.best, self.ceiling
         if best is not None and not (
             isinstance(best, dict)
@@ -180,19 +184,31 @@ class Trainer:
         elif is_due(self.step, self.recipe.log_interval, self.recipe.train_steps):
             self.run.log(self.step, metrics)
 
-    def validate_start(self) -> None:
-        """Measure what training starts from, and as an image autoencoder if it was one."""
-        if self._validation:
-            if self.recipe.pretrained:
-                self._progress.ceiling = self._validation.ceiling()
-            self.validate()
+    def validate_start(self, stopped: Callable[[], bool]) -> None:
+        """Measure what training starts from, and as an image autoencoder if it was one; or catch up
+        on the validation before which the run was stopped."""
+        if self.step == 0:
+            self.validate(stopped)
+        elif self._progress.unvalidated:
+            self.validate(stopped)
+            if not self._progress.unvalidated:
+                self.save()
 
-    def validate(self) -> bool:
-        """Measure the network; says whether it is better than ever, and so to be saved."""
+    def validate(self, stopped: Callable[[], bool]) -> bool:
+        """Measure the network, unless the run is `stopped` meanwhile; says whether it is better
+        than ever, and so to be saved."""
         if not self._validation:
+            self._progress.unvalidated = False
             return False
         began = time.perf_counter()
-        numbers, picture = self._validation(self._update)
+        try:
+            if self.step == 0 and self.recipe.pretrained:
+                self._progress.ceiling = self._validation.ceiling(stopped)
+            numbers, picture = self._validation(self._update, stopped)
+        except Stopped:
+            self._progress.unvalidated = True
+            return False
+        self._progress.unvalidated = False
         weights = "ema" if self._update.has_average else "tae"
         psnr = numbers["val_ema/psnr" if self._update.has_average else "val/psnr"]
         best = self._progress.best

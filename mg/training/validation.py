@@ -4,14 +4,15 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from mg import backend, ranks
 from mg.data import VideoError, read_index
-from mg.evaluation.score import judged_clip, score
+from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder, Tiling
 from mg.models.tae.tiling import TILE_FRAMES
@@ -20,10 +21,14 @@ from mg.training.step import TrainStep
 
 logger = logging.getLogger(__name__)
 
-Reconstruct = Callable[[backend.Tensor], backend.Tensor]
+Reconstruct = Callable[[TemporalAutoencoder, np.ndarray], np.ndarray]
 
 TILES = Tiling(size=None)
 PICTURES = 4  # videos, from the CSV's first on, of which pictures are made
+
+
+class Stopped(Exception):
+    """The run is to stop, so its validation was given up."""
 
 
 class Validation:
@@ -48,10 +53,14 @@ class Validation:
         self.fingerprint = hashlib.sha256(json.dumps(measured).encode()).hexdigest()
         if all(self._clip(path) is None for path in self._paths):  # up to the first that is read
             raise self._unreadable()
-        tae.tiling = TILES if self._num_frames > TILE_FRAMES else None  # training knows no tiles
 
-    def __call__(self, update: TrainStep) -> tuple[dict[str, float], np.ndarray | None]:
+    def __call__(
+        self, update: TrainStep, stopped: Callable[[], bool]
+    ) -> tuple[dict[str, float], np.ndarray | None]:
         """Measure the weights and, where there is one, their moving average.
+
+        Args:
+            stopped: whether the run is to stop; all processes ask it before each video.
 
         Returns:
             Under "val/" and, of the average, "val_ema/": means over videos of "psnr" (dB), "ssim"
@@ -64,34 +73,39 @@ class Validation:
 
         Raises:
             ValueError: no video can be read.
+            Stopped: `stopped` said so.
         """
-        scores, pairs = self._measure(self._whole)
+        scores, pairs = self._measure(reconstructed, stopped)
         numbers = {f"val/{name}": value for name, value in scores.items()}
         columns = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
         if update.has_average:
             with update.averaged():
-                scores, pairs = self._measure(self._whole)
+                scores, pairs = self._measure(reconstructed, stopped)
             numbers |= {f"val_ema/{name}": value for name, value in scores.items()}
             columns.append([pair[1] for pair in pairs])
         rows = [np.concatenate(row, axis=1) for row in zip(*columns, strict=True)]
         return numbers, np.concatenate(rows) if rows else None
 
-    def ceiling(self) -> dict[str, float]:
+    def ceiling(self, stopped: Callable[[], bool]) -> dict[str, float]:
         """The same numbers, under "ceiling/", of the network as an image autoencoder that knows
         one frame at a time: before training, of the one that the run starts from."""
-        scores, _ = self._measure(self._frame_by_frame)
+        scores, _ = self._measure(_frame_by_frame, stopped)
         return {f"ceiling/{name}": value for name, value in scores.items()}
 
-    def _measure(self, reconstruct: Reconstruct) -> tuple[dict[str, float], list]:
+    def _measure(
+        self, reconstruct: Reconstruct, stopped: Callable[[], bool]
+    ) -> tuple[dict[str, float], list]:
         rows, pictures = [], []
-        for path in self._paths[backend.rank() :: backend.world_size()]:
-            judged = self._clip(path)
+        for start in range(0, len(self._paths), backend.world_size()):
+            if stopped():
+                raise Stopped
+            place = start + backend.rank()  # the last round may have none for this process
+            judged = self._clip(self._paths[place]) if place < len(self._paths) else None
             if judged is None:
                 continue
             clip, frames = judged
-            with backend.no_grad():
-                video = backend.from_numpy(clip[None])
-                reconstruction = backend.to_numpy(reconstruct(video))[0]
+            with self._tiled():
+                reconstruction = reconstruct(self._tae, clip[None])[0]
             shown = np.nan_to_num(reconstruction, posinf=1, neginf=-1)
             scores, *compared = score(clip, shown, frames, self._lpips)
             if not np.isfinite(reconstruction).all():
@@ -116,15 +130,20 @@ class Validation:
     def _unreadable(self) -> ValueError:
         return ValueError(f"none of the {len(self._paths)} validation videos can be read")
 
-    def _whole(self, video: backend.Tensor) -> backend.Tensor:
-        _, mean, _ = self._tae.encode(video, sample=False)
-        if not np.isfinite(backend.to_numpy(mean)).all():  # which `decode` refuses
-            return video * math.nan
-        return self._tae.decode(mean, video.shape[2], (video.shape[3], video.shape[4]))
+    @contextmanager
+    def _tiled(self) -> Iterator[None]:
+        """Long clips in tiles in time; training knows none."""
+        before = self._tae.tiling
+        self._tae.tiling = TILES if self._num_frames > TILE_FRAMES else None
+        try:
+            yield
+        finally:
+            self._tae.tiling = before
 
-    def _frame_by_frame(self, video: backend.Tensor) -> backend.Tensor:
-        frames = [self._whole(video[:, :, t : t + 1]) for t in range(video.shape[2])]
-        return backend.cat(frames, 2)
+
+def _frame_by_frame(tae: TemporalAutoencoder, clips: np.ndarray) -> np.ndarray:
+    frames = [reconstructed(tae, clips[:, :, t : t + 1]) for t in range(clips.shape[2])]
+    return np.concatenate(frames, axis=2)
 
 
 def _summary(scores: dict[str, np.ndarray]) -> dict[str, float]:

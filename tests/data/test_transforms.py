@@ -104,6 +104,7 @@ def test_zoom_enlarges_nothing(rng):
     assert np.array_equal(resize_and_crop(frame, 64, (0.2, 0.7), 9.0), plain)
 
 
-def test_floats_are_no_frames():
-    with pytest.raises(ValueError, match="float64, expected uint8"):
-        to_float(np.zeros((1, 8, 8, 3)))
+@pytest.mark.parametrize("dtype", ["float64", "uint16", "int64", "bool"])
+def test_other_numbers_than_uint8_are_no_frames(dtype):
+    with pytest.raises(ValueError, match=f"{dtype}, expected uint8"):
+        to_float(np.zeros((1, 8, 8, 3), dtype))

@@ -83,9 +83,14 @@ class Exact:
         read_weights(path)
         Exact.options, Exact.shapes = options, []
 
-    def __call__(self, video):
+    def encode(self, video, sample):
+        assert not sample
         Exact.shapes.append(tuple(video.shape))
-        return video
+        return video, video, video
+
+    def decode(self, mean, num_frames, size):
+        assert (num_frames, *size) == tuple(mean.shape[2:])
+        return mean
 
 
 @pytest.fixture
@@ -179,7 +184,7 @@ def test_a_perfect_reconstruction_has_the_caps(videos, checkpoint, tmp_path, cap
 
 def test_means_are_over_videos_and_not_over_all_frames(tmp_path, checkpoint, capsys, monkeypatch):
     class Spoils(Exact):
-        def __call__(self, video):
+        def decode(self, video, *target):
             bright = (video.mean((1, 2, 3, 4)).reshape(-1, 1, 1, 1, 1) > 0).float()
             return video * (1 - 0.5 * bright)
 
@@ -198,7 +203,7 @@ def test_means_are_over_videos_and_not_over_all_frames(tmp_path, checkpoint, cap
 
 def test_a_short_clip_is_scored_on_its_own_frames_alone(tmp_path, checkpoint, capsys, monkeypatch):
     class SpoilsTheEnd(Exact):
-        def __call__(self, video):
+        def decode(self, video, *target):
             return backend.cat((video[:, :, :3], 0 * video[:, :, 3:]), 2)
 
     monkeypatch.setattr(evaluation, "TemporalAutoencoder", SpoilsTheEnd)
@@ -360,13 +365,54 @@ def test_broken_videos_are_reported_and_the_rest_goes_on(
     assert (summary_of(output)["videos"], summary_of(output)["failed"]) == (2, 4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_video_whose_latents_are_not_finite_is_reported_and_the_rest_goes_on(
+    checkpoint, tmp_path, capsys, monkeypatch, batch_size
+):
+    names = ["dark.mp4", "bright.mp4", "darker.mp4"]
+    for name, level in zip(names, (90, 250, 40), strict=True):
+        write_video(tmp_path / name, np.full((4, 16, 16, 3), level, np.uint8), fps=10)
+    write_index(tmp_path, names)
+
+    class Overflows(TemporalAutoencoder):
+        def encode(self, x, **options):
+            z, mean, logvar = super().encode(x, **options)
+            bright = backend.to_numpy(x).mean((1, 2, 3, 4), keepdims=True) > 0.5
+            factor = np.where(bright, np.float32(np.inf), np.float32(1))
+            return z, mean * backend.from_numpy(factor), logvar
+
+    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Overflows)
+    output = tmp_path / "out"
+    args = evaluate_flags(checkpoint, tmp_path, output, batch_size=batch_size)
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 1
+    rows = rows_of(output)
+    assert list(rows) == names
+    assert rows["bright.mp4"]["error"] == "bright.mp4: its reconstruction is not finite"
+    assert float(rows["dark.mp4"]["psnr"]) > 0 and float(rows["darker.mp4"]["psnr"]) > 0
+    assert not (output / "bright.mp4").exists() and (output / "dark.mp4").exists()
+    assert summary_of(output)["failed"] == 1
+
+
+def test_a_ruined_network_is_an_error(checkpoint, videos, tmp_path, capsys):
+    tae = TemporalAutoencoder(checkpoint)
+    for layer in ("conv_spat", "conv_temp"):  # whose sum no float32 holds
+        bias = backend.named_parameters(tae)[f"decoder.conv_out.{layer}.bias"]
+        backend.assign(bias, np.full(tuple(bias.shape), 3e38, np.float32))
+    tae.save_checkpoint(tmp_path / "large.safetensors")
+    args = evaluate_flags(tmp_path / "large.safetensors", videos, tmp_path / "out")
+    outcome = run(command.main, args, capsys)
+    assert outcome.code == 2
+    assert "none of its 3 videos could be evaluated; the first: a.mp4: " in outcome.err[-1]
+
+
 def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
     (tmp_path / "a.mp4").write_text("no video")
     write_index(tmp_path, ["a.mp4", "b.mp4"])
     args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out")
     outcome = run(command.main, args, capsys)
     assert outcome.code == 2
-    assert "none of its 2 videos could be read" in outcome.err[-1]
+    assert "none of its 2 videos could be evaluated; the first: " in outcome.err[-1]
     assert not any("Traceback" in line for line in outcome.err)
     assert not list((tmp_path / "out").rglob("*"))
 

@@ -130,6 +130,16 @@ def test_the_number_of_clips_can_be_limited(encode, batch_size):
 
 
 @once
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_a_limit_counts_remainders_as_clips(encode, batch_size, limit):
+    output = encode(clips_per_video=limit, batch_size=batch_size, num_frames=3, keep_remainder=True)
+    whole = {name: -(-frames // 3) for name, frames in LENGTHS.items()}
+    expected = [(name, n) for name in LENGTHS for n in range(min(limit, whole[name]))]
+    assert [(r["file"], r["clip"]) for r in rows_of(output)] == expected
+
+
+@once
 def test_frames_are_strided_and_cropped(encode, videos, checkpoint):
     output = encode(sample_stride=3, num_frames=2, image_size=16)
     rows = rows_of(output)

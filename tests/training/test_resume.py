@@ -17,6 +17,8 @@ from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
 from mg.cli import train
+from mg.interruption import Interruption
+from mg.training import loop
 from mg.training.checkpoint import list_checkpoints, newest_checkpoint, step_of
 from mg.training.step import TrainStep
 
@@ -179,6 +181,45 @@ def test_signals_finish_the_step_save_and_exit_with_0(videos, uninterrupted, tmp
     for name in ("tae", "ema", "optimizer"):
         file = Path("checkpoints", "step_12", f"{name}.safetensors")
         assert_same_arrays(output / file, uninterrupted / file)
+
+
+@pytest.mark.once
+def test_a_run_stopped_anywhere_validations_included_goes_on_exactly(
+    videos, tmp_path, capsys, monkeypatch
+):
+    class Stopping(Interruption):
+        """Is asked to stop once the run has asked `moment` times whether it was."""
+
+        asked = 0
+
+        @property
+        def requested(self):
+            Stopping.asked += 1
+            return Stopping.asked > moment
+
+        @requested.setter
+        def requested(self, value):
+            pass
+
+    def trained(output):
+        options = {"train_steps": 4, "val_steps": 2, "num_workers": 0, "compile": False}
+        args = full_flags(videos, output, gradient_accumulation_steps=1, **options)
+        outcome = run(train.main, args, capsys)
+        assert outcome.code == 0, outcome.err
+        return outcome.out[-1]
+
+    moment = 10**6
+    monkeypatch.setattr(loop, "Interruption", Stopping)
+    trained(tmp_path / "whole")
+    asked = Stopping.asked
+    assert asked > 18  # three validations, each of three videos and two sets of weights
+    for number in range(0, asked, 2):
+        moment, Stopping.asked = number, 0
+        output = tmp_path / str(number)
+        trained(output)
+        moment = 10**6
+        assert trained(output).startswith("Trained.")
+        assert_same_runs(tmp_path / "whole", output)
 
 
 def test_a_run_that_is_done_does_nothing_more(videos, uninterrupted, tmp_path):
