@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait where they would do harm."""
+"""Ctrl-C, SIGTERM and SIGHUP wait where they would do harm."""
 
 import os
 import signal
@@ -6,10 +6,9 @@ from contextlib import suppress
 
 import pytest
 
-from mg.interruption import each_uninterrupted, uninterrupted
+from mg.interruption import SIGNALS, each_uninterrupted, uninterrupted
 
 pytestmark = pytest.mark.once
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 def swallowing(number):
@@ -45,6 +44,16 @@ def test_the_first_interruption_waits_and_the_second_does_not(number):
         done.append("second")
     assert done == ["first"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_error_in_the_block_is_that_error():

@@ -5,9 +5,7 @@ import os
 import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from io import TextIOWrapper
 from itertools import islice, pairwise
@@ -16,6 +14,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from mg.interruption import signals_to
 from mg.options import parse_options
 
 BAD_INPUT = 2
@@ -44,6 +43,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.positional: list[str] = []
         self._types: dict[str, Any] = {}
 
     def add_class_arguments(self, theclass, *args, **kwargs):
@@ -73,6 +73,7 @@ def settings_parser(settings: type, description: str, **positional: str) -> Pars
     parser = Parser(description=description)
     for name, text in positional.items():
         parser.add_argument(name, help=text)
+        parser.positional.append(name)
     parser.add_argument("--config", action="config", help="YAML file of the options below.")
     parser.add_class_arguments(settings, skip={*positional})
     return parser
@@ -84,7 +85,7 @@ def parse(parser: Parser, settings: type, args: list[str] | None):
     Raises:
         ValueError: the dataclass refuses a value, or the file is no YAML of options.
     """
-    args = _config_first(sys.argv[1:] if args is None else args)
+    args = _config_first(sys.argv[1:] if args is None else args, parser.positional)
     flags = {f"--{field.name}" for field in fields(settings) if field.type in (bool, bool | None)}
     values = parser.parse_args(_with_values(args, flags)).as_dict()
     values.pop("config")
@@ -99,7 +100,7 @@ def _with_values(args: list[str], flags: set[str]) -> list[str]:
     ]
 
 
-def _config_first(args: list[str]) -> list[str]:
+def _config_first(args: list[str], positional: list[str]) -> list[str]:
     """The arguments with `--config` first, since of two values of an option the later counts."""
     configs, others = [], []
     rest = iter(args)
@@ -111,20 +112,24 @@ def _config_first(args: list[str]) -> list[str]:
         else:
             others.append(arg)
     for config in configs:
-        _check_config(config.removeprefix("--config="))
+        if config != "--config":
+            _check_config(config.removeprefix("--config="), positional)
     return configs + others
 
 
-def _check_config(path: str) -> None:
-    """Refuse what jsonargparse would refuse without the file's name."""
+def _check_config(path: str, positional: list[str]) -> None:
+    """Refuse what jsonargparse would refuse without the file's name, or would ignore."""
     if not Path(path).is_file():
-        return
+        raise ValueError(f"{path}: no such file of options")
     try:
         options = parse_options(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a YAML file of options in UTF-8 ({error})") from None
     if "config" in options:
         raise ValueError(f"{path}: it has a key config, expected options, not another file")
+    for name in positional:
+        if name in options:
+            raise ValueError(f"{path}: it has a key {name}, expected that on the command line")
 
 
 def counted(count: int, thing: str) -> str:
@@ -157,9 +162,13 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _interruptible():
+        # SIGTERM too: as that, Ctrl-C arrives while MindSpore runs a graph, since it puts a handler
+        # of its own in place of Python's.
+        with signals_to(signal.default_int_handler):
             return command(args) or 0
     except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("MG_TRACEBACK"):
+            raise
         print(f"error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return BAD_INPUT
     except (MemoryError, RuntimeError) as error:
@@ -183,17 +192,3 @@ def _flush() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does: Ctrl-C arrives as SIGTERM while
-    MindSpore runs a graph, since it puts a handler of its own in place of Python's."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -111,7 +111,7 @@ class _Worker:
         # Ctrl-C is the main process's to handle: a child has the mask that its parent had. The
         # first child's start also starts this tracker, which would take the mask away.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
         try:
             self._process.start()
         except BaseException:

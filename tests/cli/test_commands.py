@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mg import backend
-from mg.cli import command
+from mg.cli import command, main
 from mg.cli.command import parse, settings_parser
 from mg.inference.settings import FileEncoding
 
@@ -181,6 +181,34 @@ def test_errors_become_one_line_and_an_exit_code(capsys):
 
         assert command.run(fails, []) == code
         assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.once
+def test_a_developer_may_see_where_an_error_comes_from(monkeypatch):
+    def fails(args):
+        raise ValueError("a mistake")
+
+    monkeypatch.setenv("MG_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="a mistake"):
+        command.run(fails, [])
+
+
+@pytest.mark.once
+def test_a_file_of_options_names_no_file_to_work_on(tmp_path, capsys):
+    config = tmp_path / "a.yaml"
+    config.write_text("source: a.mp4\n")
+    args = ["encode", "--config", config, "b.mp4", tmp_path / "b.safetensors"]
+    outcome = run(main.main, args, capsys)
+    outcome.assert_refused(str(config), "a key source, expected that on the command line")
+
+
+@pytest.mark.once
+def test_output_may_be_closed(tmp_path):
+    for closed, code in (("1>&-", 0), ("2>&-", 0)):
+        line = f"{sys.executable} -m mg encode-dataset --help {closed}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+        assert done.returncode == code, done
+        assert "Traceback" not in done.stderr
 
 
 HOSTILE = "a\x1b]0;title\x07\x9b\udcff"

@@ -1,12 +1,16 @@
 """Runs that are killed, stopped or damaged, and go on. Most runs are processes, as a user's are."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -61,16 +65,18 @@ def full_flags(videos, output, **changes):
 class Training:
     """A training process whose output goes to a file."""
 
-    def __init__(self, args, log: Path, **environment):
+    def __init__(self, args, log: Path, terminal: int | None = None, **environment):
         self.log = log
         with log.open("a") as file:
             self.process = subprocess.Popen(
                 [sys.executable, SCRIPT, *map(str, args)],
                 cwd=log.parent,
                 env=process_environment(**environment),
-                stdout=file,
+                stdin=terminal,
+                stdout=file if terminal is None else terminal,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=terminal and (lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)),
             )
 
     def wait_for_step(self, output: Path, step: int) -> None:
@@ -181,6 +187,24 @@ def test_signals_finish_the_step_save_and_exit_with_0(videos, uninterrupted, tmp
     for name in ("tae", "ema", "optimizer"):
         file = Path("checkpoints", "step_12", f"{name}.safetensors")
         assert_same_arrays(output / file, uninterrupted / file)
+
+
+@pytest.mark.once
+def test_a_run_whose_terminal_is_closed_saves(videos, tmp_path):
+    output = tmp_path / "run"
+    screen, terminal = pty.openpty()
+    options = {"train_steps": 10_000, "ckpt_save_steps": 0, "compile": False}
+    training = Training(full_flags(videos, output, **options), tmp_path / "log", terminal)
+    os.close(terminal)
+    os.set_blocking(screen, False)
+    while last_step(output) < 2:
+        with contextlib.suppress(BlockingIOError):
+            training.log.open("ab").write(os.read(screen, 1 << 16))
+        assert training.process.poll() is None, training.log.read_text()
+        time.sleep(0.01)
+    os.close(screen)  # which sends SIGHUP
+    assert training.process.wait(timeout=120) == 0
+    assert step_of(list_checkpoints(output / "checkpoints")[-1]) == last_step(output) >= 2
 
 
 @pytest.mark.once
