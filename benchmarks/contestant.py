@@ -4,8 +4,8 @@
 
 The conditions are JSON: those of contestants.Contestant, and `what` ("inference" or "training"),
 `frames`, `pixels`, `ch`, `dtype`, `device_target`, and for a ceiling `convolution`. The first line
-of stdout tells `turns` and facts; each turn that a line of stdin names is answered by a line with
-its seconds and the peak memory so far.
+of stdout tells `turns` and facts; each turn that a line of stdin names, after "warm-up" or
+"measure", is answered by a line with its seconds and the peak memory so far.
 """
 
 import json
@@ -34,13 +34,14 @@ def main() -> None:
         conditions["device_target"],
         tuned=conditions["tuned"] or conditions["network"] in ("ours", "ceiling"),
     )
-    device = Torch() if backend.name == "torch" else MindSpore()
+    device = Torch(conditions) if backend.name == "torch" else MindSpore()
     turns, facts = build(conditions)
     facts |= {"turns": list(turns), "framework": f"{backend.name} {backend.version}"}
     facts |= {"device": device.name, "pid": os.getpid()}
     print(json.dumps(facts), file=replies, flush=True)
     for line in sys.stdin:
-        reply = device.measure(turns[line.strip()])
+        purpose, _, name = line.strip().partition(" ")
+        reply = device.measure(turns[name], warm=purpose == "measure")
         print(json.dumps(reply), file=replies, flush=True)
 
 
@@ -64,32 +65,34 @@ def choose_device(target: str, *, tuned: bool) -> None:
 
 
 class Torch:
-    """Measures on the GPU or the CPU. TF32 stays as PyTorch has it, for all contestants."""
+    """Measures on the GPU or the CPU. TF32 stays as PyTorch has it, for all contestants. Memory is
+    what PyTorch takes from the GPU, that of recordings included."""
 
-    def __init__(self):
+    def __init__(self, conditions: dict):
         import torch
 
         self._cuda = torch.cuda if backend.from_numpy(np.zeros(1)).is_cuda else None
-        self._warm = set()
         self.name = torch.cuda.get_device_name() if self._cuda else None
+        if conditions["device_target"] == "GPU" and not self._cuda:
+            raise ValueError("PyTorch finds no GPU here")
 
-    def measure(self, turn) -> dict:
+    def measure(self, turn, *, warm: bool) -> dict:
         if self._cuda is None:
             return _timed(turn, lambda _: None)
-        if turn in self._warm:
+        if warm:
             turn()  # fills the allocator's cache, which the turn before has left to the others
-        self._warm.add(turn)
         self._cuda.synchronize()
         self._cuda.reset_peak_memory_stats()
         reply = _timed(turn, lambda _: self._cuda.synchronize())
+        peak = self._cuda.max_memory_reserved()
         self._cuda.empty_cache()
-        return reply | {"peak_bytes": self._cuda.max_memory_allocated()}
+        return reply | {"peak_bytes": peak}
 
 
 class MindSpore:
     name = None
 
-    def measure(self, turn) -> dict:
+    def measure(self, turn, *, warm: bool) -> dict:  # noqa: ARG002
         def wait(result):
             for tensor in result if isinstance(result, tuple) else (result,):
                 backend.to_numpy(tensor)

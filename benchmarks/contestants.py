@@ -119,14 +119,15 @@ class Process:
         )
         self.facts = self._reply()
 
-    def ask(self, turn: str) -> dict:
-        """Have it take a turn; gives its seconds and the process's peak memory so far.
+    def ask(self, turn: str, purpose: str = "measure") -> dict:
+        """Have it take a turn, to "measure" or to "warm-up"; gives its seconds and the process's
+        peak memory so far.
 
         Raises:
             Failed: it died.
         """
         try:
-            self._process.stdin.write(turn + "\n")
+            self._process.stdin.write(f"{purpose} {turn}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # why, the missing reply tells
@@ -209,19 +210,19 @@ class Entrant:
         self.facts = self._process.facts
         for turn in self.facts["turns"]:
             calls = range(self.facts.get("warm_up_calls", 1))
-            seconds = [self._ask(turn, "warms up") for _ in calls]
+            seconds = [self._ask(turn, "warm-up") for _ in calls]
             self.warm_up.setdefault(turn, []).append(seconds)
 
     def _measure(self) -> None:
         self._ready()
         for turn in self.facts["turns"]:
-            self.seconds.setdefault(turn, []).append(self._ask(turn, "measured"))
+            self.seconds.setdefault(turn, []).append(self._ask(turn, "measure"))
 
     def _ask(self, turn: str, purpose: str) -> float:
-        reply = self._process.ask(turn)
+        reply = self._process.ask(turn, purpose)
         self.peak_bytes = max(self.peak_bytes, reply["peak_bytes"])
         seconds = reply["seconds"]
-        print(f"{self.name}: {turn} {purpose}, {seconds:.3f} s", file=sys.stderr, flush=True)
+        print(f"{self.name}: {purpose} {turn}, {seconds:.3f} s", file=sys.stderr, flush=True)
         return seconds
 
 

@@ -58,8 +58,7 @@ def main() -> None:
         for title, lines, rows in TABLES[what](options):
             print(f"\n{title}\n", *lines, sep="\n", flush=True)
             report["tables"].append({"what": what, "title": title, "rows": rows})
-            if options.json:
-                Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+            Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
 
 
 def inference(options: argparse.Namespace):
@@ -100,7 +99,7 @@ def compare(
             Entrant(f"ceiling of {name}", Contestant("ceiling", name, "ceiling"), conditions)
             for name in frameworks
         ]
-    race([*ceilings, *entrants], options.rounds, apart=options.apart)
+    race([*ceilings, *entrants], options.rounds, apart=what in options.apart)
     limits = {entrant.contestant.framework: _limits(entrant) for entrant in ceilings}
     flops = operations["flops"] if operations else {}
     rows = [_row(entrant, entrants, flops, limits) for entrant in entrants]
@@ -227,8 +226,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ch", type=int, default=128, help="channels; 128 is full size")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     parser.add_argument("--device_target", default="auto", help="CPU, GPU, Ascend or auto")
-    parser.add_argument("--apart", action="store_true", help="one process at a time")
-    parser.add_argument("--json", help="file for all numbers")
+    parser.add_argument(
+        "--apart", nargs="*", choices=TABLES, help="one process at a time, for these tables or all"
+    )
+    parser.add_argument("--json", default="speed.json", help="file for all numbers")
     parser.add_argument("--growth_pixels", type=int, default=64, help="of growth in frames")
     parser.add_argument(
         "--frames", nargs="+", type=int, default=[8, 16, 32, 64, 128, 256], help="of growth"
@@ -241,6 +242,7 @@ def _options() -> argparse.Namespace:
         parser.error(f"--rounds is {options.rounds}, expected at least 1")
     if "all" in options.what:
         options.what = list(TABLES)
+    options.apart = options.apart or (TABLES if options.apart == [] else [])
     return options
 
 
