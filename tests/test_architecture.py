@@ -25,6 +25,7 @@ MAY_ENTER = {
         "models",
         "options",
         "ranks",
+        "interruption",
     },
     "training": {
         "evaluation",

@@ -56,7 +56,7 @@ def group_norm(x: Tensor, gamma: Tensor, beta: Tensor, groups: int, with_silu: b
 def group_norm_gradients(
     dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, with_silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of x, gamma and beta, from that of the group norm; see `group_norm`."""
+    """The gradients of x, gamma and beta, given that of the group norm; see `group_norm`."""
     (n, p, c), groups = x.shape, mean.shape[1]
     grid, sizes = _tiles(x)
     sizes |= {"WITH_SILU": with_silu}
@@ -80,7 +80,7 @@ def _tiles(x: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
 
 @triton.jit
 def _place(p, c, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of this program's tile: channels, offsets, and which of them there are."""
+    """The channels and offsets of this program's tile, and which of them there are."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
     start = tl.program_id(1).to(tl.int64) * p * c
@@ -90,7 +90,7 @@ def _place(p, c, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _moments(x, means, squares, p, c, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of each channel of a tile: the mean, and the sum of squares around it."""
+    """The mean of each channel of a tile, and the sum of squares around it."""
     columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
     count = tl.minimum(ROWS, p - tl.program_id(0) * ROWS)
     values = tl.load(x + offsets, inside, 0.0).to(tl.float32)
@@ -115,7 +115,7 @@ def _merge(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of a group: mean and 1 / standard deviation from those of its channels in all tiles."""
+    """A group's mean and 1 / standard deviation, from those of its channels in all tiles."""
     group, n = tl.program_id(0), tl.program_id(1)
     columns = tl.arange(0, COLUMNS)
     start = n * tiles * c + group * WIDTH + columns[None, :]
@@ -150,7 +150,7 @@ def _of_channels(mean, rstd, c, groups, columns):
 def _normalised(
     x, mean, rstd, gamma, beta, p, c, groups, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Of this program's tile: the input normalised, and that times gamma plus beta."""
+    """The input of this program's tile normalised, and that times gamma plus beta."""
     columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
     average, scale = _of_channels(mean, rstd, c, groups, columns)
     normalised = (tl.load(x + offsets, inside, 0.0).to(tl.float32) - average) * scale
@@ -196,7 +196,7 @@ def _gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of this program's tile: the gradient of the norm's output, and the normalised input."""
+    """The gradient of the norm's output in this program's tile, and the normalised input."""
     _, offsets, inside = _place(p, c, ROWS, COLUMNS)
     normalised, y = _normalised(x, mean, rstd, gamma, beta, p, c, groups, ROWS, COLUMNS)
     gradient = tl.load(dy + offsets, inside, 0.0).to(tl.float32)
@@ -223,7 +223,7 @@ def _gradient_sums(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of each channel of a tile: the sums of the gradient, and of it times the input."""
+    """For each channel of a tile the sums of the gradient, and of it times the input."""
     gradient, normalised = _gradient(
         dy, x, mean, rstd, gamma, beta, p, c, groups, WITH_SILU, ROWS, COLUMNS
     )
@@ -251,7 +251,7 @@ def _input_gradient(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Of a tile, given each group's means of the gradient and of it times the input."""
+    """A tile's gradient, given each group's means of the gradient and of it times the input."""
     columns, offsets, inside = _place(p, c, ROWS, COLUMNS)
     gradient, normalised = _gradient(
         dy, x, mean, rstd, gamma, beta, p, c, groups, WITH_SILU, ROWS, COLUMNS
@@ -275,7 +275,7 @@ def temporal_conv(x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...
 def temporal_conv_gradients(
     dy: Tensor, x: Tensor, weight: Tensor, table: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Of x and weight, from that of `temporal_conv`."""
+    """The gradients of x and weight, given that of `temporal_conv`."""
     taps = len(weight)
     readers = _readers(table, taps, x.shape[1], x.device)
     dx = _sum_of_products(dy, weight.transpose(1, 2).contiguous(), None, readers)
@@ -285,14 +285,14 @@ def temporal_conv_gradients(
 
 @functools.cache  # for ever: recordings read it
 def _reads(table: tuple[int, ...], taps: int, device: torch.device) -> Tensor:
-    """Of each output frame, the frames it reads and their taps, int32 `(t' k 2)`."""
+    """For each output frame the frames it reads and their taps, int32 `(t' k 2)`."""
     pairs = [(frame, place % taps) for place, frame in enumerate(table)]
     return torch.tensor(pairs, dtype=torch.int32, device=device).reshape(-1, taps, 2)
 
 
 @functools.cache
 def _readers(table: tuple[int, ...], taps: int, num_frames: int, device: torch.device) -> Tensor:
-    """Of each frame, the output frames that read it and their taps, int32 `(t r 2)`; -1: none."""
+    """For each frame the output frames that read it and their taps, int32 `(t r 2)`; -1: none."""
     readers = [[] for _ in range(num_frames)]
     for place, frame in enumerate(table):
         if frame != ZERO_FRAME:
@@ -333,7 +333,7 @@ def _sum_of_products(x: Tensor, weight: Tensor, bias: Tensor | None, reads: Tens
 
 
 def _weight_gradient(x: Tensor, dy: Tensor, reads: Tensor) -> Tensor:
-    """Of the weights `(k c o)`, float32."""
+    """The gradient of the weights `(k c o)`, float32."""
     (b, t, p, c), out_channels = x.shape, dy.shape[3]
     num_frames, taps, _ = reads.shape
     rows, columns = _block(c, 128), _block(out_channels, 128)
@@ -433,7 +433,7 @@ def _weight_products(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Of a tap: the sum, over some of all positions of all frames, of products of x and dy."""
+    """For a tap the sum, over some of all positions of all frames, of products of x and dy."""
     split, tap, taps = tl.program_id(0), tl.program_id(2), tl.num_programs(2)
     blocks = tl.cdiv(out_channels, COLUMNS)
     rows = tl.program_id(1) // blocks * ROWS + tl.arange(0, ROWS)

@@ -68,7 +68,7 @@ class TrainingClips:
             batches are images), mixed_video_random (1, a multiple of 8 or num_frames, at random).
         mixed_image_ratio: Share of image batches for mixed_video_image.
         num_workers: Processes that read videos; 0 reads in the training process.
-        seed: Of order, crops, lengths and, in a run, initial weights and sampled latents.
+        seed: Seed of order, crops, lengths and, in a run, initial weights and sampled latents.
     """
 
     csv_path: str

@@ -71,8 +71,9 @@ def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
     """
     with open_output(path) as container:
         usual, kind = container.default_video_codec, container.format.long_name
+    no_video = f"{path}: {kind} holds no video, expected .mp4, .mkv or .webm, say"
     if usual == "none":
-        raise ValueError(f"{path}: {kind} holds no video, expected .mp4, .mkv or .webm, say")
+        raise ValueError(no_video)
     if codec is None:
         if _takes(path, DEFAULT_CODEC):
             return DEFAULT_CODEC
@@ -80,6 +81,8 @@ def choose_encoder(path: str | os.PathLike, codec: str | None) -> str:
             raise ValueError(
                 f"{path}: this FFmpeg has no encoder for {kind}, expected .mp4, .mkv or .webm, say"
             )
+        if not _takes(path, usual):  # of an MP3, say, it is that of a cover
+            raise ValueError(no_video)
         return usual
     found = _encoder(codec)
     if found is None:

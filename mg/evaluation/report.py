@@ -131,9 +131,13 @@ class ReportWriter:
         }
         self._keep_worst()
         page = _template().stream(about=about, **self._contents(), **_code())
-        with atomic_path(self._path) as temporary:
-            # A name may hold bytes that are no text, for which UTF-8 has no place.
-            page.dump(str(temporary), encoding="utf-8", errors="backslashreplace")
+        try:
+            with atomic_path(self._path) as temporary:
+                # A name may hold bytes that are no text, for which UTF-8 has no place.
+                page.dump(str(temporary), encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"{self._path}: cannot be written: {reason}") from None
 
     def _contents(self) -> dict[str, Any]:
         videos = worst_first(video for video in self.videos if not video.error)

@@ -52,7 +52,7 @@ class ReportVideo:
         return sum(values) / self.frames if values and len(values) == self.frames else None
 
     def worst(self, metric: str) -> float | None:
-        """Of the worst frame that has a number."""
+        """The number of the worst frame that has one."""
         values = [value for value in self.scores.get(metric, []) if value is not None]
         pick = min if METRICS[metric]["worst"] == "ascending" else max
         return pick(values, default=None)

@@ -23,7 +23,7 @@ class Evaluation:
         lpips_weights: Also measure LPIPS with these weights, a .safetensors made by
             `mg convert-lpips`.
         report: Also write report.html, a page to watch reconstructions beside the originals.
-        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.

@@ -30,14 +30,14 @@ class DatasetEncoding:
             log variance, of which LatentDataset draws anew at each access.
         scaled: Keep scaled latents instead of raw ones; not with moments. LatentDataset gives
             either from either.
-        precision: Of the stored numbers, fp32 or fp16.
-        seed: Of the samples.
+        precision: Number type of what is stored, fp32 or fp16.
+        seed: Seed of the samples.
         shard_size: Megabytes (2^20 bytes) of latents in a shard.
         shard_minutes: Minutes after which latents are written even if the shard is small, so that
             a kill costs no more than that.
         use_tile: Encode in tiles to save memory: of 512x512 pixels and, with num_frames, of 32
             frames.
-        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.

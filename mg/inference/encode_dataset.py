@@ -25,8 +25,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run found: numbers of videos of its CSV that it `encoded`, that were `done` before
-    (or hold what another does), that `failed`; rows of the whole manifest."""
+    """What a run found: numbers of videos of its CSV that are `encoded` now (one that holds what
+    another does takes over its latents), that were `done` before, that `failed`; rows of the
+    whole manifest."""
 
     encoded: int
     done: int

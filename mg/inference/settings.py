@@ -18,7 +18,7 @@ class OneFile:
         chunk_frames: Frames that are read, or decoded, at a time. The network takes them in pieces
             of its own size, unless its norm or attention spans the clip.
         use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
-        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: Of a network that streams, True lets MindSpore compile the steps of small frames,
             once a size has come eight times; PyTorch has nothing to compile. Of one whose norm or
@@ -94,8 +94,8 @@ class FileEncoding(OneFile):
         scaled: Keep scaled latents, as diffusion models are trained on, instead of raw ones. The
             file says which it holds, and `mg decode` takes both.
         sample: Keep a sample of the posterior instead of its mean.
-        seed: Of the sample.
-        precision: Of the stored numbers, fp32 or fp16.
+        seed: Seed of the sample.
+        precision: Number type of what is stored, fp32 or fp16.
         num_frames: Only so many frames, from the start.
     """
 

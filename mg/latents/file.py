@@ -8,13 +8,13 @@ A safetensors file of the arrays
 
 and of the metadata
 
-    format: "mg latents file 1"
+    format: "mg latents file 2"
     encoding: JSON of `mg.latents.encoding.Encoding`: the checkpoint's SHA-256, the TAE's config,
         scaling factor and shift in it, and settings: "stored" ("mean" or "sample" of the
         posterior), "scaled" (true or false), "precision" ("fp32" or "fp16"), and how it was encoded
     video: JSON of "source" (the file's name), "frames", "height", "width" in pixels and "fps", a
         fraction as "30000/1001"
-    crc32: of all bytes after the header, 8 hexadecimal digits
+    crc32: of the whole file, 8 hexadecimal digits, for which zeros stand in what it is of
 
 Latents of float32 take 24 times less than the frames' 8-bit pixels (with 16 channels, 8x in time,
 height and width).
@@ -42,7 +42,8 @@ from mg.files import atomic_path
 from mg.latents.encoding import SAFETENSORS_NAMES, Encoding, encoding_from_json
 from mg.ranges import LONGEST_PAUSE
 
-FORMAT = "mg latents file 1"
+FORMAT = "mg latents file 2"
+_NO_CHECKSUM = "0" * 8
 _BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -166,8 +167,11 @@ class LatentFile:
 
     def _check_bytes(self, expected: str | None) -> None:
         with self.path.open("rb") as file:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-            checksum = 0
+            length = int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            header = file.read(8 + length)
+            stated = (f'"{text}"'.encode() for text in (expected, _NO_CHECKSUM))
+            checksum = zlib.crc32(header.replace(*stated))
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         if f"{checksum:08x}" != expected:
@@ -213,8 +217,9 @@ def _write(
     file: BinaryIO, spool: BinaryIO, shape: tuple[int, ...], encoding: Encoding, video: Video
 ) -> None:
     times = b"" if video.times is None else video.times.astype("<f8").tobytes()
-    file.write(_header(shape, encoding, video, crc32="0" * 8))
-    checksum = 0
+    header = _header(shape, encoding, video, crc32=_NO_CHECKSUM)
+    file.write(header)
+    checksum = zlib.crc32(header)
     for block in chain([times], _transposed(spool, shape, encoding.dtype.itemsize)):
         file.write(block)
         checksum = zlib.crc32(block, checksum)

@@ -29,7 +29,8 @@ class Objective(Module):
     def forward(
         self, target: Tensor, video: Tensor, z: Tensor, mean: Tensor, logvar: Tensor
     ) -> tuple[Tensor, ...]:
-        """(total, mean squared error, *terms in the order of `names`), each one number, unweighted.
+        """The weighted total, the mean squared error, then each term, unweighted, in the order of
+        `names`; each is one number.
 
         Args:
             target, video: the original and its reconstruction `(b c t h w)`.

@@ -42,7 +42,7 @@ class Adversary:
     """
 
     names = ("generator_loss", "adaptive_weight", "discriminator_loss", "real_logit", "fake_logit")
-    """Of the numbers that `gradients` adds to the losses."""
+    """Names of the numbers that `gradients` adds to the losses."""
 
     def __init__(
         self,

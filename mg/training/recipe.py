@@ -21,35 +21,35 @@ class Recipe(TrainingClips):
         colour_start: Begin, when there is no pretrained, with weights that give blurred colours,
             which saves a short training most of its work.
         use_recompute: Compute activations twice instead of keeping them, to save memory.
-        dtype: Of convolutions and matrix products: fp32, bf16 or fp16.
+        dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore (with use_recompute not
             on a CPU, where it takes more memory than that saves) and eager on PyTorch.
         jit_level: MindSpore's graph compilation level, O0 or O1.
-        reconstruction_weight: Of the L1 loss.
-        perceptual_weight: Of LPIPS; needs lpips_weights.
+        reconstruction_weight: Weight of the L1 loss.
+        perceptual_weight: Weight of LPIPS; needs lpips_weights.
         lpips_weights: LPIPS weights, a .safetensors made by `mg convert-lpips`.
-        kl_weight: Of the KL divergence of the latents.
+        kl_weight: Weight of the KL divergence of the latents.
         use_outlier_penalty_loss: Add the paper's outlier penalty loss.
-        opl_weight: Of the outlier penalty loss, where used.
-        disc_weight: Of the adversarial loss, times the adaptive weight of VQGAN; 0 for none.
+        opl_weight: Weight of the outlier penalty loss, where used.
+        disc_weight: Weight of the adversarial loss, times VQGAN's adaptive weight; 0 for none.
         disc_start: Updates before the discriminator joins.
         disc_ndf: Channels of the discriminator's first layer.
         disc_layers: Its convolutions of stride 2; frames must be at least 3 * 2^disc_layers pixels
             high and wide.
         train_steps: Updates of the weights.
-        learning_rate: After warm-up.
+        learning_rate: Learning rate after warm-up.
         scheduler: constant, or cosine (down to end_learning_rate at the last step).
-        end_learning_rate: Where the cosine ends.
+        end_learning_rate: Learning rate at which the cosine ends.
         warmup_steps: Updates during which the learning rate rises linearly from 0.
-        betas: Of the network's AdamW.
+        betas: Betas of the network's AdamW.
         optim_eps: Epsilon of the network's AdamW.
-        weight_decay: Of AdamW, decoupled; the discriminator's too.
+        weight_decay: Weight decay of AdamW, decoupled; the discriminator's too.
         max_grad_norm: Gradients with a larger global norm are scaled down to it; 0 for never.
         gradient_accumulation_steps: Batches whose gradients are averaged into one update.
-        ema_decay: Of the moving average of the weights, which is kept and validated beside them and
-            is what the run gives in the end; 0 for none.
+        ema_decay: Decay of the moving average of the weights, which is kept and validated beside
+            them and is what the run gives in the end; 0 for none.
         max_skipped_updates: An update whose loss or gradient is not finite is skipped; the run
             stops when more than this many are skipped in a row.
         log_interval: Updates between two entries of the metrics.

@@ -6,7 +6,7 @@ from mg.training.recipe import Recipe
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Of update `step`, counted from 0: linear warm-up, then constant or cosine."""
+    """The rate of update `step`, counted from 0: linear warm-up, then constant or cosine."""
     if step < recipe.warmup_steps:
         return recipe.learning_rate * (step + 1) / recipe.warmup_steps
     if recipe.scheduler == "constant":

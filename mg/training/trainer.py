@@ -125,8 +125,8 @@ class Trainer:
             logger.warning("%d updates were done already, more than train_steps", self.step)
         if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info(
-                "the first step of each size compiles the network: on a CPU, minutes; "
-                "--compile False does without"
+                "the network is compiled for each size of clip when that first comes: in seconds, "
+                "but by PyTorch on a CPU in minutes, which --compile False saves"
             )
 
     @contextlib.contextmanager
