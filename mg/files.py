@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 logger = logging.getLogger(__name__)
 
 
@@ -90,29 +88,6 @@ def sha256(path: str | os.PathLike) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_arrays(
-    path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    import safetensors.numpy  # here: a network without files does without it
-
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.numpy.save_file(contiguous, temporary, metadata=metadata)
-        except safetensors.SafetensorError as error:  # a full disk, say
-            raise OSError(f"{path}: cannot be written ({error})") from None
-
-
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    """bf16 numbers, stored as uint16, in float32, of which they are the upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def lock_folder(

@@ -7,7 +7,8 @@ import pytest
 from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
-from mg.files import atomic_path, check_apart, lock_folder, write_arrays
+from mg.arrays import write_arrays
+from mg.files import atomic_path, check_apart, lock_folder
 
 pytestmark = pytest.mark.once
 

@@ -19,7 +19,7 @@ def command(args: list[str] | None) -> None:
     parser.add_argument("--heads", required=True, help="The lpips package's .pth file.")
     parser.add_argument("--target", required=True, help="The .safetensors file to write.")
     options = parser.parse_args(args)
-    from mg.files import write_arrays
+    from mg.arrays import write_arrays
     from mg.losses.lpips import LPIPS
 
     if Path(options.target).suffix != ".safetensors":

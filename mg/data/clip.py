@@ -90,7 +90,7 @@ def read_clip(
             frame = resize_and_crop(frame, image_size, where, zoom)
         return frame[:, ::-1] if flip else frame
 
-    return read_frames(path, indices, transform=kept_pixels, num_frames=video_frames)
+    return read_frames(path, indices, transform=kept_pixels, video_frames=video_frames)
 
 
 def check_clip_arguments(

@@ -99,6 +99,13 @@ def _read_count(where: str, text: str | None) -> int | None:
     return int(text)
 
 
+class Failure(NamedTuple):
+    """A row of bad.csv: a video as the CSV names it, and what is wrong with it."""
+
+    video: str
+    reason: str
+
+
 def write_rows(path: Path, columns: type, rows: Iterable[tuple]) -> None:
     """Write a CSV file of named tuples, of the class `columns`."""
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mg.data.index import write_rows
+from mg.data.index import Failure, write_rows
 from mg.data.opening import VideoError, open_video, reason_of, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
@@ -84,13 +84,6 @@ class Video(NamedTuple):
     duration: float
 
 
-class Bad(NamedTuple):
-    """A row of bad.csv, whose columns are these fields."""
-
-    video: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class Summary:
     """What was found: numbers of videos, hours of video in all sets, seconds that it took.
@@ -134,7 +127,7 @@ def prepare(preparation: Preparation) -> Summary:
             raise ValueError(f"{folder}: holds no video that {preparation.split_files} lists")
     rows = _examine_all(folder, names, preparation.num_workers)
     videos = [row for row in rows if isinstance(row, Video)]
-    bad = [row for row in rows if isinstance(row, Bad)]
+    bad = [row for row in rows if isinstance(row, Failure)]
     if not videos:
         first = f"{bad[0].video}: {bad[0].reason}"
         raise ValueError(f"{folder}: none of {len(bad)} videos can be decoded; the first: {first}")
@@ -143,7 +136,7 @@ def prepare(preparation: Preparation) -> Summary:
         for name, members in split._asdict().items():
             chosen = [video for video in videos if video.video in members]
             write_rows(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
-        write_rows(stack.enter_context(atomic_path(out / "bad.csv")), Bad, bad)
+        write_rows(stack.enter_context(atomic_path(out / "bad.csv")), Failure, bad)
     return Summary(
         **{name: len(members) for name, members in split._asdict().items()},
         bad=len(bad),
@@ -192,21 +185,21 @@ def find_videos(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def bad_name(name: str) -> Bad | None:
+def bad_name(name: str) -> Failure | None:
     """Why a CSV file cannot hold this name of a video, if it cannot."""
     shown = name.encode("utf-8", "backslashreplace").decode()
     if shown != name:
-        return Bad(shown, "its name is not UTF-8 text, as a CSV file is")
+        return Failure(shown, "its name is not UTF-8 text, as a CSV file is")
     if "\r" in name:
-        return Bad(
+        return Failure(
             name.replace("\r", "\\r"), "its name has a carriage return, which a CSV file loses"
         )
     if name != name.strip():
-        return Bad(name, "its name begins or ends with a space, which is lost in a CSV file")
+        return Failure(name, "its name begins or ends with a space, which is lost in a CSV file")
     return None
 
 
-def examine(folder: Path, name: str) -> Video | Bad:
+def examine(folder: Path, name: str) -> Video | Failure:
     """Decode a video whole, and tell what it holds or what is wrong with it."""
     path = folder / name
     if bad := bad_name(name):
@@ -222,16 +215,16 @@ def examine(folder: Path, name: str) -> Video | Bad:
                 count += 1
             fps = stream_fps(stream)
     except (VideoError, FileNotFoundError) as error:
-        return Bad(name, reason_of(error, path))
+        return Failure(name, reason_of(error, path))
     seconds = round(float(count / fps), 3)
     return Video(name, count, round(float(fps), 6), width, height, seconds)
 
 
-def _examine_all(folder: Path, names: list[str], num_workers: int | None) -> list[Video | Bad]:
+def _examine_all(folder: Path, names: list[str], num_workers: int | None) -> list[Video | Failure]:
     """Each name's row, in order; a video that kills the process that decodes it is bad."""
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
-    rows: list[Video | Bad] = []
+    rows: list[Video | Failure] = []
     with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
         while len(rows) < len(names):
             try:
@@ -240,14 +233,14 @@ def _examine_all(folder: Path, names: list[str], num_workers: int | None) -> lis
                     progress.update()
             except WorkerError as error:
                 reason = f"the process that decodes it ends: {error.reason}"
-                rows.append(Bad(names[len(rows)], reason))
+                rows.append(Failure(names[len(rows)], reason))
                 progress.update()
     return rows
 
 
 def _examine_from(
     folder: Path, names: list[str], first: int, num_workers: int
-) -> Iterator[Video | Bad]:
+) -> Iterator[Video | Failure]:
     if num_workers == 0:
         yield from (examine(folder, name) for name in names[first:])
         return
@@ -257,7 +250,7 @@ def _examine_from(
             yield next(workers)
 
 
-def _examine_at(folder: Path, names: list[str], number: int) -> Video | Bad | None:
+def _examine_at(folder: Path, names: list[str], number: int) -> Video | Failure | None:
     # Workers read ahead, also past the end.
     return examine(folder, names[number]) if number < len(names) else None
 

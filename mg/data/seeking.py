@@ -92,21 +92,21 @@ def decoded_table(path: str | os.PathLike) -> FrameTable:
     return table
 
 
-def known_table(path: str | os.PathLike, num_frames: int | None) -> FrameTable | None:
+def known_table(path: str | os.PathLike, video_frames: int | None) -> FrameTable | None:
     """What is known of the file without decoding it, or None.
 
     Args:
         path: a video or an image.
-        num_frames: the stated number of its frames, with which the file's packets give a table;
+        video_frames: the stated number of its frames, with which the file's packets give a table;
             None for the table of an earlier `decoded_table`.
 
     Raises:
         FileNotFoundError, VideoError: as `decoded_table`.
     """
-    key = _key(path, num_frames)
+    key = _key(path, video_frames)
     table = _tables.get(key)
-    if table is None and num_frames is not None:
-        table = FrameTable(num_frames, _packet_timestamps(path, num_frames))
+    if table is None and video_frames is not None:
+        table = FrameTable(video_frames, _packet_timestamps(path, video_frames))
         _tables.put(key, table)
     return table
 
@@ -220,7 +220,7 @@ def _decode_all(path: str | os.PathLike) -> FrameTable:
     return FrameTable(len(times), np.array(times, np.int64), checksums, size)
 
 
-def _packet_timestamps(path: str | os.PathLike, num_frames: int) -> np.ndarray | None:
+def _packet_timestamps(path: str | os.PathLike, video_frames: int) -> np.ndarray | None:
     """The times of a file's packets in the order of showing, if they are those of its frames."""
     try:
         with open_video(path) as (container, stream):
@@ -233,7 +233,7 @@ def _packet_timestamps(path: str | os.PathLike, num_frames: int) -> np.ndarray |
     except VideoError:
         return None  # perhaps wrong near its end only: decoding from the start will tell
     in_order = sorted({time for time in times if time is not None})
-    if len(in_order) != num_frames or len(times) != num_frames:
+    if len(in_order) != video_frames or len(times) != video_frames:
         return None
     # A file that stores only the order of decoding does not tell which frame is shown when.
     return None if reorders and in_order == times else np.array(in_order, np.int64)
@@ -253,6 +253,6 @@ def _checksum(frame: VideoFrame) -> int:
     return checksum
 
 
-def _key(path: str | os.PathLike, num_frames: int | None) -> tuple:
+def _key(path: str | os.PathLike, video_frames: int | None) -> tuple:
     check_file(path)
-    return os.fspath(path), os.stat(path).st_mtime_ns, num_frames
+    return os.fspath(path), os.stat(path).st_mtime_ns, video_frames

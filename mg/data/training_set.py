@@ -179,7 +179,7 @@ def _cut_video(
                 path,
                 np.arange(start, start + length),
                 transform=lambda frame: _shrink(frame, short_side),
-                num_frames=count,
+                video_frames=count,
             )
             if frames.std((1, 2)).mean() < DULL:
                 continue

@@ -61,12 +61,12 @@ def read_frames(
     indices: Sequence[int] | np.ndarray,
     *,
     transform: Callable[[np.ndarray], np.ndarray] | None = None,
-    num_frames: int | None = None,
+    video_frames: int | None = None,
 ) -> np.ndarray:
     """Read the frames with the given indices; they may repeat and come in any order.
 
     They are those that decoding the file from its start gives. Where the file's frames are known
-    (by an earlier `count_frames` or by `num_frames`), decoding begins at a key frame near the
+    (by an earlier `count_frames` or by `video_frames`), decoding begins at a key frame near the
     first wanted one, as far as that is sure to give the same.
 
     Only wanted frames are converted to RGB, turned upright as the file's rotation mark says (a
@@ -79,7 +79,7 @@ def read_frames(
         indices: frame numbers, counted from 0; at least one.
         transform: applied to each wanted frame, uint8 (h w 3), as it is decoded, so that a
             large video that is to be cropped is never held whole.
-        num_frames: the number of the file's frames, if it is stated somewhere. A wrong one costs
+        video_frames: the number of the file's frames, if it is stated somewhere. A wrong one costs
             time, and gives no wrong frame.
 
     Returns:
@@ -96,7 +96,7 @@ def read_frames(
     if not places or min(places) < 0:
         raise ValueError(f"{path}: expected frame indices of 0 or more, got {list(indices)}")
     first, last = min(places), max(places)
-    table = known_table(path, num_frames) if first > 0 else None
+    table = known_table(path, video_frames) if first > 0 else None
     if table is not None and table.timestamps is not None and last < table.count:
         # VideoError too: in a damaged file the seek alone may fail.
         with suppress(InexactSeek, VideoError):

@@ -14,11 +14,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
+from mg.data.index import Failure
 from mg.data.opening import reason_of
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.network import check_size
-from mg.inference.sources import Failure, Source
+from mg.inference.sources import Source
 from mg.interruption import Interruption
 from mg.latents.encoding import Encoding, draw
 from mg.latents.inventory import Inventory

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mg import backend, ranks
-from mg.data.index import read_index, write_rows
+from mg.data.index import Failure, read_index, write_rows
 from mg.files import atomic_path, clear_half_written, lock_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.exchange import FOLDERS, Exchange
-from mg.inference.sources import Failure, find_sources
+from mg.inference.sources import find_sources
 from mg.latents.encoding import Encoding
 from mg.latents.inventory import read_inventory
 from mg.latents.manifest import read_manifest, write_manifest

@@ -11,18 +11,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from mg import backend, ranks
+from mg.data.index import Failure
 from mg.files import sha256
 from mg.inference.exchange import Exchange
 from mg.latents.inventory import Inventory
 
 logger = logging.getLogger(__name__)
-
-
-class Failure(NamedTuple):
-    """A row of bad.csv: a video as the CSV names it, and what is wrong with it."""
-
-    video: str
-    reason: str
 
 
 class SourceFile(NamedTuple):

@@ -170,8 +170,8 @@ class LatentFile:
             length = int.from_bytes(file.read(8), "little")
             file.seek(0)
             header = file.read(8 + length)
-            stated = (f'"{text}"'.encode() for text in (expected, _NO_CHECKSUM))
-            checksum = zlib.crc32(header.replace(*stated))
+            stated, none = (f'"{text}"'.encode() for text in (expected, _NO_CHECKSUM))
+            checksum = zlib.crc32(header.replace(stated, none))
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         if f"{checksum:08x}" != expected:

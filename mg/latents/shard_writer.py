@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mg.files import write_arrays
+from mg.arrays import write_arrays
 from mg.latents.encoding import Encoding
 from mg.latents.shards import FORMAT, SHARDS, Clip, EncodedFile
 

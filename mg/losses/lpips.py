@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mg.arrays import Arrays, read_safetensors
 from mg.backend import Module, ModuleList, Tensor, cat, conv2d, max_pool2d, parameter, relu
 from mg.losses.size import check_least
 
@@ -192,16 +193,9 @@ def _unit(x: Tensor) -> Tensor:
     return x / ((x * x).sum(2) + _TINY).sqrt().reshape(x.shape[0], x.shape[1], 1, *x.shape[3:])
 
 
-def _read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError  # here: the network and its losses do without it
-    from safetensors.numpy import load_file
-
+def _read(path: str | os.PathLike) -> Arrays:
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"{path}: no such file of LPIPS weights; `mg convert-lpips` makes it"
         )
-    try:
-        return load_file(path)
-    # AttributeError, KeyError: of types that numpy does not have.
-    except (SafetensorError, TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+    return read_safetensors(path)[0]

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from mg import backend
+from mg.arrays import Arrays
 from mg.backend import Tensor
 from mg.losses.adversarial import (
     Discriminator,
@@ -20,7 +21,7 @@ from mg.losses.adversarial import (
 )
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import Arrays, load_strictly
+from mg.models.tae.weights import load_strictly
 from mg.training.optimizer_state import check_count, optimizer_state, restore_optimizer
 
 BETAS = (0.5, 0.9)  # of the discriminator's AdamW, as in taming-transformers

@@ -17,8 +17,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from mg.arrays import Arrays, read_safetensors
 from mg.files import clear_half_written, sha256
-from mg.models.tae.weights import Arrays, read_safetensors, write_weights
+from mg.models.tae.weights import write_weights
 from mg.options import parse_options
 
 logger = logging.getLogger(__name__)

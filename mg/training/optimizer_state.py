@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mg import backend
-from mg.models.tae.weights import Arrays, check_fit
+from mg.arrays import Arrays
+from mg.models.tae.weights import check_fit
 
 _MOMENTS = ("first", "second")
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from mg import backend, ranks
+from mg.arrays import Arrays
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import Arrays, check_fit, load_strictly
+from mg.models.tae.weights import check_fit, load_strictly
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
 from mg.training.optimizer_state import check_count, optimizer_state, restore_optimizer

@@ -86,7 +86,7 @@ def assert_clips_are_exact(path, rng, num_clips):
             assert count_frames(path) == len(whole)
         for start in starts:
             indices = np.arange(start, len(whole), rng.integers(1, 4))[:5]
-            clip = read_frames(path, indices, transform=digest, num_frames=stated)
+            clip = read_frames(path, indices, transform=digest, video_frames=stated)
             assert np.array_equal(clip, whole[indices]), f"{path}, {stated}, frames {indices}"
 
 
@@ -164,7 +164,7 @@ def test_a_frame_that_is_marked_as_a_key_frame_and_is_none_is_no_start(tmp_path)
                 packet.is_keyframe, packet.stream = True, stream
                 target.mux(packet)
     indices = range(30, 40)
-    clip = read_frames(tmp_path / "all_keys.mp4", indices, num_frames=50)
+    clip = read_frames(tmp_path / "all_keys.mp4", indices, video_frames=50)
     assert np.array_equal(clip, read_frames(path, indices))
 
 
@@ -194,7 +194,7 @@ def test_a_wrong_number_of_frames_gives_no_wrong_frame(tmp_path, name, stated):
     path = write_format(tmp_path, name)
     whole = read_whole(path)
     for indices in ([45], [10, 12], [0, 49]):
-        assert np.array_equal(read_frames(path, indices, num_frames=stated), whole[indices])
+        assert np.array_equal(read_frames(path, indices, video_frames=stated), whole[indices])
 
 
 @pytest.mark.parametrize("name", ["b_frames.mkv", "xvid.avi", "vp9.webm"])
@@ -202,9 +202,9 @@ def test_a_file_cut_short_gives_the_frames_that_it_still_has(tmp_path, name):
     path = write_format(tmp_path, name)
     whole = read_whole(path)
     path.write_bytes(path.read_bytes()[: os.path.getsize(path) * 3 // 4])
-    assert np.array_equal(read_frames(path, [12, 20], num_frames=50), whole[[12, 20]])
+    assert np.array_equal(read_frames(path, [12, 20], video_frames=50), whole[[12, 20]])
     with pytest.raises(VideoError, match="ends after|cannot be read"):
-        read_frames(path, [49], num_frames=50)
+        read_frames(path, [49], video_frames=50)
 
 
 def test_a_video_that_ends_before_the_stated_number_of_frames_is_broken(tmp_path):
@@ -230,9 +230,9 @@ def test_images_and_single_frames_have_no_middle(tmp_path, rng):
     image = rng.integers(0, 256, (20, 30, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     for stated in (None, 1, 5):
-        assert np.array_equal(read_frames(tmp_path / "a.png", [0], num_frames=stated)[0], image)
+        assert np.array_equal(read_frames(tmp_path / "a.png", [0], video_frames=stated)[0], image)
         with pytest.raises(VideoError, match="ends after 1 frames, but frame number 3"):
-            read_frames(tmp_path / "a.png", [3], num_frames=stated)
+            read_frames(tmp_path / "a.png", [3], video_frames=stated)
 
 
 def test_what_is_known_follows_a_file_that_changes(tmp_path):

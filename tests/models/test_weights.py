@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 
 from mg import backend
+from mg.arrays import read_safetensors
 from mg.models.tae import weights
 from mg.models.tae.ckpt import _message as ckpt_message
 from mg.models.tae.ckpt import read_ckpt, write_ckpt
 from mg.models.tae.tae import MINDONE_TAE_CONFIG, TemporalAutoencoder, check_config
-from mg.models.tae.weights import infer_sizes, read_safetensors, read_weights, write_weights
+from mg.models.tae.weights import infer_sizes, read_weights, write_weights
 
 from .random_network import random_network, tiny_network, values_of
 

@@ -15,7 +15,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
-from mg.files import from_bf16
+from mg.arrays import from_bf16
 
 _FORMAT = """
 name: "mg/ckpt.proto" package: "mg"

@@ -13,7 +13,7 @@ silu(x) - silu(-x) = x, nothing is lost in the SiLU before the last convolution.
 
 import numpy as np
 
-from mg.models.tae.weights import Arrays
+from mg.arrays import Arrays
 
 LEVEL = 4.0
 VARIANCE = 0.25  # of a colour in [-1, 1], about

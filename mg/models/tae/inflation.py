@@ -9,15 +9,14 @@ import os
 import re
 from pathlib import Path
 
+from mg.arrays import Arrays, read_safetensors
 from mg.backend import named_parameters, to_numpy
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    Arrays,
     check_sizes,
     infer_sizes,
-    read_safetensors,
 )
 
 _CONVS = "conv1|conv2|conv_in|conv_out|nin_shortcut"

@@ -304,7 +304,8 @@ class SpatialUpsample(Module):
 
 
 class TemporalUpsample(Module):
-    """Double the frames: nearest neighbour, then a convolution in time."""
+    """Double the frames: nearest neighbour, then a convolution in time. Of a lone frame, padded by
+    replication, both would be the same: it stays one, which the network repeats in the end."""
 
     def __init__(self, setting, channels):
         super().__init__()
@@ -312,6 +313,5 @@ class TemporalUpsample(Module):
 
     def forward(self, x):
         if x.shape[1] == 1 and self.conv.padding == "replicate":
-            # Both frames would be the same; the network repeats what it makes of this one.
             return temporal_conv(x, self.conv.weight, self.conv.bias)
         return self.conv(x)

@@ -2,8 +2,8 @@
 
 An image autoencoder inflated to video: a 1-D temporal convolution after every 2-D convolution, a
 1-D temporal attention after every spatial attention. It compresses 8x in time, height and width.
-Inside, a video is `(b t c h w)`. `forward` and `features` compute a whole clip; `rows` lists what
-they call, for a stream (mg/models/tae/streaming.py).
+Inside, a video is `(b t c h w)`. `forward` computes a whole clip; `sections` lists what it calls,
+for a stream (mg/models/tae/streaming.py).
 """
 
 from mg.backend import Module, ModuleList
@@ -17,7 +17,7 @@ from mg.models.tae.layers import (
     TemporalUpsample,
     residual_blocks,
 )
-from mg.models.tae.streaming import Part, Row
+from mg.models.tae.streaming import Part, Section
 
 
 class EncoderLevel(Module):
@@ -96,17 +96,17 @@ class Encoder(Module):
     def head_step(self, x, kept, ends):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
-    def rows(self):
+    def sections(self):
         """`forward` in parts, in order."""
         coarsest = 2 ** (len(self.down) - 1)
-        rows = []
+        sections = []
         for number, level in enumerate(self.down):
-            rows.append(_blocks(level, 2**number))
+            sections.append(_blocks(level, 2**number))
             if level.has_resampling:
-                rows.append([_resampling(level, 2**number, multiple=2)])
-        rows[0].insert(0, Part(self.conv_in.step, 1))
-        rows[-1] += [*_middle(self.mid, coarsest), Part(self.head_step, coarsest)]
-        return [Row(*parts) for parts in rows]
+                sections.append([_resampling(level, 2**number, multiple=2)])
+        sections[0].insert(0, Part(self.conv_in.step, 1))
+        sections[-1] += [*_middle(self.mid, coarsest), Part(self.head_step, coarsest)]
+        return [Section(*parts) for parts in sections]
 
 
 class Decoder(Module):
@@ -143,18 +143,18 @@ class Decoder(Module):
     def head_step(self, x, kept, ends):
         return self.conv_out.step(self.norm_out.silu(x), kept, ends)
 
-    def rows(self):
+    def sections(self):
         """`forward` and `conv_out` in parts, in order."""
         coarsest = 2 ** (self.num_levels - 1)
-        rows = []
+        sections = []
         for number in reversed(range(self.num_levels)):
             level = self.up[number]
-            rows.append(_blocks(level, 2**number))
+            sections.append(_blocks(level, 2**number))
             if level.has_resampling:
-                rows[-1].append(_resampling(level, 2**number))
-        rows[0][:0] = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
-        rows[-1].append(Part(self.head_step, 1))
-        return [Row(*parts) for parts in rows]
+                sections[-1].append(_resampling(level, 2**number))
+        sections[0][:0] = [Part(self.conv_in.step, coarsest), *_middle(self.mid, coarsest)]
+        sections[-1].append(Part(self.head_step, 1))
+        return [Section(*parts) for parts in sections]
 
 
 def _middle(mid, coarseness):

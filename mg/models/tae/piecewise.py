@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mg.backend import Tensor, cat, no_grad
-from mg.models.tae.streaming import LayerStream, Row, Stage, parts_of
+from mg.models.tae.streaming import LayerStream, Section, Stage, parts_of
 from mg.models.tae.tiling import TILE_FRAMES, Span, TileStream, cut_out, tiled, tiled_in_space
 
 # Of the video, a stage of a stream computes at most so much at a time, but at least one frame of
@@ -25,7 +25,7 @@ class Direction:
     Args:
         whole: the function of a video, or of latents, `(b c t h w)`.
         enter, leave: from `(b c t h w)` to the layers' `(b t c h w)`, and back.
-        rows: gives the parts of the network in between.
+        sections: gives the parts of the network in between.
         coarseness: the video's frames, rows and columns to one of the input.
         frames, overlap: a tile in time and what it shares with the next, in the video's frames.
         size, size_overlap: the same for rows and columns.
@@ -34,7 +34,7 @@ class Direction:
     whole: Callable[[Tensor], Tensor]
     enter: Callable[[Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
-    rows: Callable[[], list[Row]]
+    sections: Callable[[], list[Section]]
     coarseness: int
     frames: int | None
     overlap: int
@@ -76,7 +76,9 @@ class Direction:
     def _layer_stream(self, height: int, width: int) -> LayerStream:
         most = STAGE_PIXELS // (height * width * self.coarseness**2)
         frames = min(STAGE_FRAMES, most)
-        stages = [Stage(part, frames // part.coarseness) for part in parts_of(self.rows(), most)]
+        stages = [
+            Stage(part, frames // part.coarseness) for part in parts_of(self.sections(), most)
+        ]
         return LayerStream(stages, self.enter, self.leave)
 
     def _in_space(self, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Part:
     multiple: int = 1
 
 
-class Row:
+class Section:
     """Parts that follow one another, all of which but the last give as many frames as they take.
 
     Attributes:
@@ -58,12 +58,13 @@ class Row:
         self.joined.step = compiled(self.joined.step)
 
 
-def parts_of(rows: Sequence[Row], frames: int) -> list[Part]:
-    """The parts of all rows; each row's joined into one, unless the first piece of some joined part
-    would be longer than so many frames of the video."""
-    if all(row.joined.first * row.joined.coarseness <= frames for row in rows):
-        return [row.joined for row in rows]
-    return [part for row in rows for part in row.parts]
+def parts_of(sections: Sequence[Section], frames: int) -> list[Part]:
+    """The parts of all sections; those of each joined into one, unless the first piece of some
+    joined part would be longer than so many frames of the video."""
+    joined = [section.joined for section in sections]
+    if all(part.first * part.coarseness <= frames for part in joined):
+        return joined
+    return [part for section in sections for part in section.parts]
 
 
 def _joined(one: Part, other: Part) -> Part:

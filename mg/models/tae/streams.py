@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mg.backend import Tensor, contiguous
-from mg.models.tae.values import check_holds, target
+from mg.models.tae.values import TensorLike, check_holds, target
 
 Latents = tuple[Tensor, Tensor, Tensor]
 """(z, mean, logvar), each `(b z t h/8 w/8)`."""
@@ -67,14 +67,14 @@ class EncodeStream(_Clip):
 
     def __init__(
         self,
-        check: Callable[[Tensor], Tensor],
+        check: Callable[[TensorLike], Tensor],
         open_stream: Callable[[int, int], Stream],
         draw: Callable[[Tensor], Latents],
     ):
         self._check, self._open, self._draw = check, open_stream, draw
         self._sizes: tuple[int, ...] | None = None
 
-    def feed(self, x: Tensor) -> list[Latents]:
+    def feed(self, x: TensorLike) -> list[Latents]:
         """Take the next frames.
 
         Args:
@@ -97,7 +97,7 @@ class EncodeStream(_Clip):
         """
         return list(self.end())
 
-    def take(self, x: Tensor) -> Iterator[Latents]:
+    def take(self, x: TensorLike) -> Iterator[Latents]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
         self._check_open()
         shape = np.shape(x)
@@ -134,7 +134,7 @@ class DecodeStream(_Clip):
 
     def __init__(
         self,
-        check: Callable[[Tensor], Tensor],
+        check: Callable[[TensorLike], Tensor],
         open_stream: Callable[[int, int], Stream],
         compression: int,
         num_target_frames: int | None,
@@ -145,7 +145,7 @@ class DecodeStream(_Clip):
         self._sizes: tuple[int, ...] | None = None
         self._fed = self._given = 0  # latent frames, and frames
 
-    def feed(self, z: Tensor) -> list[Tensor]:
+    def feed(self, z: TensorLike) -> list[Tensor]:
         """Take the next latents.
 
         Args:
@@ -168,7 +168,7 @@ class DecodeStream(_Clip):
         """
         return list(self.end())
 
-    def take(self, z: Tensor) -> Iterator[Tensor]:
+    def take(self, z: TensorLike) -> Iterator[Tensor]:
         """`feed`, one piece at a time: the next is computed when it is asked for."""
         self._check_open()
         z = self._check(z)

@@ -18,10 +18,18 @@ from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config, s
 from mg.models.tae.layers import Setting, SpatialConv
 from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
-from mg.models.tae.streaming import Row
+from mg.models.tae.streaming import Section
 from mg.models.tae.streams import DecodeStream, EncodeStream, Stream
 from mg.models.tae.tiling import Tiling
-from mg.models.tae.values import check_holds, extended, generator, latents, target, video
+from mg.models.tae.values import (
+    TensorLike,
+    check_holds,
+    extended,
+    generator,
+    latents,
+    target,
+    video,
+)
 from mg.models.tae.weights import (
     PUBLISHED,
     Arrays,
@@ -127,23 +135,25 @@ class TemporalAutoencoder(Module):
     def _functions(self) -> "_Functions":
         """What `encode`, `decode` and streams call."""
         if not self._compiles:
-            return _Functions(self.moments, self.pixels, self.encoder.rows, self.decoder.rows)
+            return _Functions(
+                self.moments, self.pixels, self.encoder.sections, self.decoder.sections
+            )
         if self._compiled.functions is None:
             self._compiled.functions = self._compile()
         return self._compiled.functions
 
     def _compile(self) -> "_Functions":
         level = self._jit_level
-        encoder_rows, decoder_rows = [], []
+        encoder_sections, decoder_sections = [], []
         if self.streams_exactly:
-            encoder_rows, decoder_rows = self.encoder.rows(), self.decoder.rows()
-        for row in (*encoder_rows, *decoder_rows):
-            row.compile(lambda step: backend.compile_recurring(step, jit_level=level))
+            encoder_sections, decoder_sections = self.encoder.sections(), self.decoder.sections()
+        for section in (*encoder_sections, *decoder_sections):
+            section.compile(lambda step: backend.compile_recurring(step, jit_level=level))
         return _Functions(
             backend.compile(self.moments, jit_level=level),
             backend.compile(self.pixels, jit_level=level),
-            lambda: encoder_rows,
-            lambda: decoder_rows,
+            lambda: encoder_sections,
+            lambda: decoder_sections,
         )
 
     @classmethod
@@ -250,13 +260,13 @@ class TemporalAutoencoder(Module):
     # The interface.
 
     def encode(
-        self, x: Tensor, sample: bool = True, *, seed: int | None = None
+        self, x: TensorLike, sample: bool = True, *, seed: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compress a video.
 
         Args:
-            x: `(b c t h w)` in [-1, 1], t >= 1, h and w >= 8. Heights and widths that are no
-                multiple of 8 are extended by their last row and column.
+            x: `(b c t h w)` in [-1, 1], a tensor or an array, t >= 1, h and w >= 8. Heights and
+                widths that are no multiple of 8 are extended by their last row and column.
             sample: z is drawn from the posterior; otherwise it is the posterior's mean.
             seed: of that draw; None draws anew at each call.
 
@@ -274,14 +284,14 @@ class TemporalAutoencoder(Module):
 
     def decode(
         self,
-        z: Tensor,
+        z: TensorLike,
         num_target_frames: int | None = None,
         target_size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Give back the video of latents.
 
         Args:
-            z: raw latents `(b z t h w)`; see `unscale`.
+            z: raw latents `(b z t h w)`, a tensor or an array; see `unscale`.
             num_target_frames: keep that many frames of the 8t; 1 for an image.
             target_size: (height, width) to keep of (8h, 8w).
 
@@ -301,7 +311,7 @@ class TemporalAutoencoder(Module):
         return backend.contiguous(x[:, :, : num_target_frames or x.shape[2], :rows, :columns])
 
     def encode_stream(
-        self, chunks: Iterable[Tensor], sample: bool = True, *, seed: int | None = None
+        self, chunks: Iterable[TensorLike], sample: bool = True, *, seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """`encode` of a video that comes in pieces `(b c t h w)`, in constant memory: an iterator
         over (z, mean, logvar), as `EncodeStream` gives them."""
@@ -312,7 +322,7 @@ class TemporalAutoencoder(Module):
 
     def decode_stream(
         self,
-        chunks: Iterable[Tensor],
+        chunks: Iterable[TensorLike],
         num_target_frames: int | None = None,
         target_size: tuple[int, int] | None = None,
     ) -> Iterator[Tensor]:
@@ -350,7 +360,7 @@ class TemporalAutoencoder(Module):
         )
 
     @backend.in_python
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: TensorLike) -> Tensor:
         """Reconstruct x `(b c t h w)` from its posterior's mean, in the same size."""
         _, mean, _ = self.encode(x, sample=False)
         return self.decode(mean, x.shape[2], (x.shape[3], x.shape[4]))
@@ -420,7 +430,7 @@ class TemporalAutoencoder(Module):
             whole=functions.moments,
             enter=self._encoder_input,
             leave=self._moments_of,
-            rows=functions.encoder_rows,
+            sections=functions.encoder_sections,
             coarseness=1,
             frames=tiling.encode_frames,
             overlap=tiling.encode_overlap,
@@ -435,7 +445,7 @@ class TemporalAutoencoder(Module):
             whole=functions.pixels,
             enter=self._decoder_input,
             leave=self._video_of,
-            rows=functions.decoder_rows,
+            sections=functions.decoder_sections,
             coarseness=self.compression,
             frames=tiling.decode_frames,
             overlap=tiling.decode_overlap,
@@ -473,7 +483,7 @@ class TemporalAutoencoder(Module):
         noise = rng.standard_normal((t, b, z, h, w), dtype=np.float32).transpose(1, 2, 0, 3, 4)
         return mean + (0.5 * logvar).exp() * backend.from_numpy(noise), mean, logvar
 
-    def encodable(self, x: Tensor) -> Tensor:
+    def encodable(self, x: TensorLike) -> Tensor:
         """x as a tensor, its height and width extended to what the encoder takes.
 
         Raises:
@@ -486,7 +496,7 @@ class TemporalAutoencoder(Module):
             logger.warning("the video's values reach %.4g in size, expected [-1, 1]", largest)
         return extended(x, self.compression)
 
-    def decodable(self, z: Tensor) -> Tensor:
+    def decodable(self, z: TensorLike) -> Tensor:
         """z as a tensor.
 
         Raises:
@@ -501,8 +511,8 @@ class TemporalAutoencoder(Module):
 class _Functions(NamedTuple):
     moments: Callable[[Tensor], Tensor]
     pixels: Callable[[Tensor], Tensor]
-    encoder_rows: Callable[[], list[Row]]
-    decoder_rows: Callable[[], list[Row]]
+    encoder_sections: Callable[[], list[Section]]
+    decoder_sections: Callable[[], list[Section]]
 
 
 class _Compiled:

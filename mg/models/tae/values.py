@@ -2,14 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from mg import backend
 from mg.backend import Tensor, cat
 
+TensorLike = Tensor | np.ndarray
+"""What the network takes; an array becomes a tensor, of float32."""
 
-def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
+
+def video(x: TensorLike, channels: int, *, smallest: int) -> Tensor:
     """x as a tensor, float32.
 
     Raises:
@@ -28,7 +32,7 @@ def video(x: Tensor, channels: int, *, smallest: int) -> Tensor:
     return x
 
 
-def latents(z: Tensor, channels: int) -> Tensor:
+def latents(z: TensorLike, channels: int) -> Tensor:
     """z as a tensor, float32.
 
     Raises:
@@ -105,14 +109,14 @@ def _is_whole(number: object, least: int) -> bool:
     return isinstance(number, int | np.integer) and int(number) >= least
 
 
-def _tensor(x: Tensor) -> Tensor:
+def _tensor(x: TensorLike) -> Tensor:
     framework = type(x).__module__.partition(".")[0]
     if framework in ("torch", "mindspore") and framework != backend.name:
         raise TypeError(  # numpy would take it, and lose its gradient
             f"a tensor of {framework}, but this program computes by {backend.name}: set "
             f"MG_BACKEND={framework} before mg is imported, or give a numpy array"
         )
-    values = x if backend.is_tensor(x) else np.asarray(x)
+    values: Any = x if backend.is_tensor(x) else np.asarray(x)
     if re.search("int|bool", str(values.dtype).lower()):
         raise ValueError(
             f"values are {values.dtype}, expected floats (mg.data.to_float makes a video of frames)"

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mg import backend
-from mg.files import atomic_path, from_bf16, write_arrays
+from mg.arrays import Arrays, check_floating, read_safetensors, write_arrays
+from mg.files import atomic_path
 
 logger = logging.getLogger(__name__)
-
-Arrays = dict[str, np.ndarray]
 
 CONFIG_KEY = "tae_config"
 _UNUSED = re.compile(r"\.temb_proj\.(weight|bias)$")  # in mindone's checkpoints; never in a forward
@@ -59,7 +58,7 @@ def read_weights(path: str | os.PathLike) -> tuple[Arrays, dict | None]:
         stored = arrays.pop(CONFIG_KEY, None)
         text = None if stored is None else stored.astype(np.uint8).tobytes()
         for name, array in arrays.items():
-            _check_kind(array.dtype, array.dtype.kind == "f", f"{path}: {name}")
+            check_floating(array.dtype, array.dtype.kind == "f", f"{path}: {name}")
     else:
         raise ValueError(f"{path}: expected a checkpoint named *.safetensors or *.ckpt")
     try:
@@ -126,41 +125,6 @@ def write_directory(directory: str | os.PathLike, arrays: Arrays, config: dict) 
     write_weights(directory / WEIGHTS_FILE, arrays, config)
     with atomic_path(directory / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps({"_class_name": CLASS_NAME, **config}, indent=2) + "\n")
-
-
-def read_safetensors(path: str | os.PathLike) -> tuple[Arrays, dict[str, str]]:
-    """The arrays (bf16 and fp16 as float32) and the metadata of a safetensors file.
-
-    Raises:
-        ValueError: the file is damaged, or holds something else than numbers.
-    """
-    import safetensors  # here: a network without files does without it
-
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        # numpy has no bfloat16, so the bytes are taken as they are. They come in no order.
-        entries = sorted(safetensors.deserialize(Path(path).read_bytes()))
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
-    return {name: _to_array(entry, f"{path}: {name}") for name, entry in entries}, metadata
-
-
-def _to_array(entry: dict, where: str) -> np.ndarray:
-    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    _check_kind(entry["dtype"], entry["dtype"] in kinds, where)
-    array = np.frombuffer(entry["data"], kinds[entry["dtype"]])
-    if entry["dtype"] == "BF16":
-        array = from_bf16(array)
-    try:
-        return array.astype(np.float32, copy=False).reshape(entry["shape"])
-    except ValueError as error:  # nothing, in a shape beyond numpy's
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _check_kind(kind: object, is_known: bool, where: str) -> None:
-    if not is_known:
-        raise ValueError(f"{where} is of type {kind}, expected floating point")
 
 
 def write_weights(
