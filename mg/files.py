@@ -28,11 +28,13 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     given, target = target, Path(os.path.realpath(target))
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise OSError(f"{given}: a device or a pipe, expected a file")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     # Not the whole stem: the name may be as long as the file system takes.
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.stem[:40]}-", suffix=f".part{target.suffix}", dir=target.parent
-    )
+    prefix, suffix = f".{target.stem[:40]}-", f".part{target.suffix}"
+    try:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+    except OSError as error:
+        raise OSError(f"{given}: cannot be written: {error.strerror}") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -46,6 +48,18 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make a folder and those on the way to it, unless it is there.
+
+    Raises:
+        OSError: it cannot be made; its name is that of a file, say.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be made a folder: {error.strerror}") from None
 
 
 def check_apart(written: Iterable[str | os.PathLike], read: Iterable[str | os.PathLike]) -> None:

@@ -8,7 +8,7 @@ from data.full_disk import small_disk
 from safetensors.numpy import load_file
 
 from mg.arrays import write_arrays
-from mg.files import atomic_path, check_apart, lock_folder
+from mg.files import atomic_path, check_apart, lock_folder, make_folder
 
 pytestmark = pytest.mark.once
 
@@ -24,6 +24,15 @@ def test_arrays_on_a_full_disk_are_an_error_that_names_the_file_and_leave_nothin
         with pytest.raises(OSError, match=r"disk/a\.safetensors: cannot be written"):
             write_arrays(disk / "a.safetensors", {"large": np.zeros(10**6)})
         assert list(disk.iterdir()) == []
+
+
+def test_what_cannot_be_made_is_named_as_it_was_given(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"^{tmp_path}/file: cannot be made a folder: File exists$"):
+        make_folder(tmp_path / "file")
+    target = "/proc/a.mp4"  # which takes no files, from root either
+    with pytest.raises(OSError, match=f"^{target}: cannot be written: "), atomic_path(target):
+        pass
 
 
 def test_a_file_that_is_read_is_not_written_by_another_name(tmp_path):

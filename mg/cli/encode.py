@@ -23,6 +23,7 @@ def command(args: list[str] | None) -> None:
     print(
         f"Wrote {settings.target}: {kind} latents of {counted(video.frames, 'frame')} of "
         f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
+        f"{'' if video.times is None else ' on average'}"
     )
 
 

@@ -76,7 +76,9 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[InputContainer, VideoS
                     f"{path}: frames of {width}x{height} pixels, more than the limit {MAX_PIXELS}"
                 )
             if width == 0 and container.format.name.endswith("_pipe"):  # an image
-                raise VideoError(f"{path}: no size, or more than the limit of {MAX_PIXELS} pixels")
+                raise VideoError(
+                    f"{path}: an image that FFmpeg cannot read, or of more than {MAX_PIXELS} pixels"
+                )
             # The size may also change on the way.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             tags = {key.lower(): text for key, text in stream.metadata.items()}

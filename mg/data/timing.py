@@ -33,6 +33,7 @@ class Clock:
         self._first_unit = stream.start_time
         self._origin = Fraction(container.start_time or 0, av.time_base)
         self._count = 0
+        self._is_regular = True  # all frames so far
         self.start = self.end = self._latest = Fraction(0)
 
     @property
@@ -48,7 +49,9 @@ class Clock:
         else:
             regular = self.start + self._count * self.interval
             time = stored if stored is not None else self._latest + self.interval
-            if abs(time - regular) <= self._tolerance:
+            # Times are rounded to units. Of a varying rate, one may be near the grid by chance.
+            self._is_regular &= abs(time - regular) <= self._tolerance
+            if self._is_regular:
                 time = regular
             if not self._latest < time < self._latest + LONGEST_PAUSE:
                 time = self._latest + self.interval

@@ -20,7 +20,7 @@ from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.report_video import METRICS
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
-from mg.files import atomic_path, check_apart, sha256
+from mg.files import atomic_path, check_apart, make_folder, sha256
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -76,7 +76,7 @@ def evaluate(evaluation: Evaluation) -> dict:
     written = [*paths.values(), *map(side_by_side_path, paths.values())]
     written += [output / name for name in (TABLE_NAME, SUMMARY_NAME, PAGE_NAME)]
     check_apart(written, [*videos, evaluation.csv_path, evaluation.ckpt_path])
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
     with page as report:

@@ -26,7 +26,7 @@ from markupsafe import Markup
 
 from mg import backend
 from mg.evaluation.report_video import METRICS, ROLES, Recording, ReportVideo, worst_first
-from mg.files import atomic_path
+from mg.files import atomic_path, make_folder
 
 PAGE_NAME = "report.html"
 BUDGET = 100_000_000  # bytes of video in a page; as text they are a third more
@@ -59,7 +59,7 @@ class ReportWriter:
 
     def __enter__(self) -> "ReportWriter":
         parent = self._path.parent
-        parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
         self._directory = Path(tempfile.mkdtemp(prefix=f".{self._path.stem[:40]}-", dir=parent))
         return self
 
@@ -136,6 +136,8 @@ class ReportWriter:
                 # A name may hold bytes that are no text, for which UTF-8 has no place.
                 page.dump(str(temporary), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
+            if error.filename:  # of a clip that is lost
+                raise
             reason = error.strerror or error
             raise OSError(f"{self._path}: cannot be written: {reason}") from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mg import backend, ranks
 from mg.data.index import Failure, read_index, write_rows
-from mg.files import atomic_path, clear_half_written, lock_folder, sha256
+from mg.files import atomic_path, clear_half_written, lock_folder, make_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.exchange import FOLDERS, Exchange
@@ -115,7 +115,7 @@ def _in_directory(output: Path) -> Iterator[None]:
     busy = "another process writes latents into this directory"
     with ExitStack() as stack:
         if ranks.is_first():
-            output.mkdir(parents=True, exist_ok=True)
+            make_folder(output)
             # The first process keeps the run's lock. By taking the other one, which all processes
             # share, it finds out whether one of an earlier run is still at work.
             run = lock_folder(output, shared=False, busy=busy, name=".lock-run")

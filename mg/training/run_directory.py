@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mg import backend, ranks
-from mg.files import atomic_path, lock_folder
+from mg.files import atomic_path, lock_folder, make_folder
 from mg.options import parse_options
 from mg.training.checkpoint import (
     WEIGHTS,
@@ -195,7 +195,7 @@ class RunDirectory:
         """Keep other runs out of the directory for as long as this process lives."""
         if self._lock:
             return
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._lock = lock_folder(
             self.path, shared=False, busy="another process trains in this directory"
         )

@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from mg.data.timing import Clock, missing, promised_seconds
 
@@ -55,6 +56,16 @@ def test_a_time_that_is_rounded_to_a_unit_is_regular(tmp_path):
 def test_a_time_that_is_a_unit_off_is_not_regular_where_frames_are_as_short(tmp_path):
     _, shown = times(write(tmp_path / "a.mkv", [0, 1, 3, 4], fps=1000))
     assert shown == [0, MS, 3 * MS, 4 * MS]
+
+
+def test_a_time_of_a_varying_rate_that_is_near_the_grid_by_chance_stays(tmp_path):
+    lasts = [50, 100, 150, 50, 100, 150, 50, 100]
+    frames = [Image.new("RGB", (32, 32), (20 * n, 9, 9)) for n in range(len(lasts))]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=lasts)
+    clock, shown = times(tmp_path / "a.gif")
+    assert shown == [sum(lasts[:n]) * MS for n in range(len(lasts))]
+    grid = [n * clock.interval for n in range(len(lasts))]
+    assert any(0 < abs(a - b) <= 10 * MS for a, b in zip(shown[1:], grid[1:], strict=True))
 
 
 @pytest.mark.parametrize(("first", "start"), [(1, 0), (2, 2 * MS)])

@@ -161,8 +161,8 @@ def test_a_frame_past_the_end_is_an_error(tmp_path, rng):
         (b"", "the file is empty"),
         (b"hello, I am a text\n" * 100, "cannot be read"),
         (bytes(range(256)) * 50, "cannot be read"),
-        (damaged_png(12000, 12000), "no size, or more than the limit"),
-        (damaged_png(60000, 60000), "no size, or more than the limit"),
+        (damaged_png(12000, 12000), "an image that FFmpeg cannot read, or of more than"),
+        (damaged_png(60000, 60000), "an image that FFmpeg cannot read, or of more than"),
         (b"YUV4MPEG2 W16 H16 F25:1 C420jpeg\n", ""),  # a header and no frame
     ],
 )
@@ -192,7 +192,7 @@ def test_frames_that_grow_beyond_the_limit_on_the_way_are_refused(tmp_path, rng,
 
 def test_an_image_above_the_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.new("RGB", (200, 200)).save(tmp_path / "a.png")
-    with monkeypatch.context() as patch, pytest.raises(VideoError, match="the limit of 10000 pix"):
+    with monkeypatch.context() as patch, pytest.raises(VideoError, match="of more than 10000 pix"):
         patch.setattr(opening, "MAX_PIXELS", 100 * 100)
         read_frames(tmp_path / "a.png", [0])
     assert read_frames(tmp_path / "a.png", [0]).shape == (1, 200, 200, 3)

@@ -1,11 +1,13 @@
 """The page as a file; test_report_in_browser.py opens it."""
 
+import contextlib
 import math
 import re
 
 import numpy as np
 import pytest
 from cli.support import waves
+from data.full_disk import small_disk
 
 from mg.data import count_frames, read_fps, read_frames
 from mg.evaluation.report import ReportWriter
@@ -274,6 +276,20 @@ def test_a_clip_that_is_lost_before_the_page_is_written_leaves_no_page(tmp_path)
         next(tmp_path.rglob("original.mp4")).unlink()
         report.write(**ABOUT)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_on_a_full_disk_is_named(tmp_path):
+    with (
+        small_disk(tmp_path / "disk", "256k") as disk,
+        pytest.raises(OSError, match=r"disk/report\.html: cannot be written: No space left"),
+        ReportWriter(disk / "report.html") as report,
+    ):
+        add(report, "a.mp4", waves(0), waves(1))
+        filled = open(disk / "filled", "wb", buffering=0)
+        with filled, contextlib.suppress(OSError):
+            while filled.write(bytes(4096)):
+                pass
+        report.write(**ABOUT)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ def check_config(config: dict) -> dict:
         if key == "attention_window" and value is None:
             continue
         if type(value) not in kinds or (kinds == (int,) and value < 1):
-            raise ValueError(f"TAE config {key} is {config[key]!r}, expected one like {default!r}")
+            other = " or None" if key == "attention_window" else ""
+            raise ValueError(
+                f"TAE config {key} is {config[key]!r}, expected one like {default!r}{other}"
+            )
     for key, above, expected in (
         ("scaling_factor", 0, "a finite number above 0, below 2^63"),
         ("shift_factor", -TOO_LARGE, "a finite number within 2^63"),
