@@ -285,8 +285,7 @@ def test_a_page_on_a_full_disk_is_named(tmp_path):
         ReportWriter(disk / "report.html") as report,
     ):
         add(report, "a.mp4", waves(0), waves(1))
-        filled = open(disk / "filled", "wb", buffering=0)
-        with filled, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), open(disk / "filled", "wb", buffering=0) as filled:
             while filled.write(bytes(4096)):
                 pass
         report.write(**ABOUT)
