@@ -5,7 +5,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -41,8 +41,9 @@ def _forget_terminal() -> None:
     """Let what is still printed go nowhere: to write to a closed terminal is an error."""
     with open(os.devnull, "w") as nowhere:
         for output in (1, 2):
-            if stat.S_ISCHR(os.fstat(output).st_mode):
-                os.dup2(nowhere.fileno(), output)
+            with suppress(OSError):  # it may be closed
+                if stat.S_ISCHR(os.fstat(output).st_mode):
+                    os.dup2(nowhere.fileno(), output)
 
 
 class Interruption:
