@@ -11,9 +11,9 @@ from mg.training.trainer import Trainer
 
 def train(recipe: Recipe) -> Trainer:
     """Train by `recipe`, from the newest checkpoint in `output_path` if there is one, until
-    `train_steps` updates are done, or until a signal asks to end. Then the update at hand is finished
-    and saved; a validation ends after the video at hand, and is done anew when the run goes on.
-    While updates are skipped nothing is saved: the weights may be ruined.
+    `train_steps` updates are done, or until a signal asks to end. Then the update at hand is
+    finished and saved; a validation ends after the video at hand, and is done anew when the run
+    goes on. While updates are skipped nothing is saved: the weights may be ruined.
 
     Raises:
         ValueError, OSError: what is wrong with the recipe, data, weights, device or directory; or
