@@ -5,10 +5,19 @@ Axes: b batch, c channels, t frames, h height, w width.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from mg.backend import Tensor, cat, no_grad
 from mg.models.tae.streaming import LayerStream, Section, Stage, parts_of
-from mg.models.tae.tiling import TILE_FRAMES, Span, TileStream, cut_out, tiled, tiled_in_space
+from mg.models.tae.tiling import (
+    TILE_FRAMES,
+    Span,
+    TileStream,
+    cut_out,
+    tile_spans,
+    tiled,
+    tiled_in_space,
+)
 
 # Of the video, a stage of a stream computes at most so much at a time, but at least one frame of
 # its input.
@@ -84,14 +93,12 @@ class Direction:
     def _in_space(self, x: Tensor) -> Tensor:
         if self.size is None:
             return self.whole(x)
-        y = tiled_in_space(
+        return tiled_in_space(
             lambda *place: self.whole(cut_out(x, *place)),
             (x.shape[3], x.shape[4]),
             tile=self.size // self.coarseness,
             overlap=self.size_overlap // self.coarseness,
         )
-        assert y is not None
-        return y
 
     def _tile_in_time(self) -> dict[str, int]:
         frames = self.frames or TILE_FRAMES
@@ -110,9 +117,9 @@ class SpaceStream:
     def __init__(
         self, make: Callable[[], LayerStream], size: tuple[int, int], *, tile: int, overlap: int
     ):
-        self._make, self._size = make, size
-        self._tile, self._overlap = tile, overlap
-        self._streams: dict[tuple[Span, Span], LayerStream] = {}
+        self._size, self._tile, self._overlap = size, tile, overlap
+        places = product(*(tile_spans(length, tile, overlap) for length in size))
+        self._streams = {place: make() for place in places}
 
     def feed(self, x: Tensor) -> Iterator[Tensor]:
         """Take the next frames; gives those that can be computed."""
@@ -123,16 +130,13 @@ class SpaceStream:
         return self._blended(lambda stream, *_: stream.flush())
 
     def _blended(self, advance: Callable[..., Iterator[Tensor]]) -> Iterator[Tensor]:
-        def of_tile(rows: Span, columns: Span) -> Tensor | None:
-            place = (rows, columns)
-            if place not in self._streams:
-                self._streams[place] = self._make()
-            pieces = list(advance(self._streams[place], *place))
-            return cat(pieces, TIME) if pieces else None
+        pieces = {place: [*advance(stream, *place)] for place, stream in self._streams.items()}
+        if all(pieces.values()):  # or none has any
 
-        y = tiled_in_space(of_tile, self._size, tile=self._tile, overlap=self._overlap)
-        if y is not None:
-            yield y
+            def of_tile(*place: Span) -> Tensor:
+                return cat(pieces.pop(place), TIME)
+
+            yield tiled_in_space(of_tile, self._size, tile=self._tile, overlap=self._overlap)
 
 
 def by_slices(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

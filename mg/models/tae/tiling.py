@@ -172,28 +172,22 @@ def tiled(
 
 
 def tiled_in_space(
-    function: Callable[[Span, Span], Tensor | None],
+    function: Callable[[Span, Span], Tensor],
     size: tuple[int, int],
     *,
     tile: int,
     overlap: int,
-) -> Tensor | None:
-    """The results of tiles of a video's frames, blended linearly.
+) -> Tensor:
+    """The results of tiles of a video's frames, blended linearly into one.
 
     Args:
         function: of the rows and the columns of a tile; gives a tensor `(. . . h w)` whose height
-            and width are the tile's times a whole number or divided by one, or None, and then so
-            for all tiles.
+            and width are the tile's times a whole number or divided by one.
         size: height and width of the frames.
         tile, overlap: heights and widths, both multiples of that divisor.
-
-    Returns:
-        The results as one, or None.
     """
     rows, columns = (tile_spans(length, tile, overlap) for length in size)
     results = [[function(row, column) for column in columns] for row in rows]
-    if results[0][0] is None:
-        return None
     strips = [_join(row, columns, WIDTH, overlap) for row in results]
     return _join(strips, rows, HEIGHT, overlap)
 
