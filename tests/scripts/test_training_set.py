@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.sample_videos import write_moving
 from PIL import Image
+from training_set import packages
+from training_set.build import PIECE, TrainingSet, _pan, build, read_tables
+from training_set.footage import shows_the_same, signature
+from training_set.packages import Package, download, extract
 
 import mg
-from mg.data import count_frames, packages, read_frames, write_video
-from mg.data.footage import shows_the_same, signature
-from mg.data.packages import Package, download, extract
-from mg.data.training_set import PIECE, TrainingSet, _pan, build, read_tables
-
-from .sample_videos import write_moving
+from mg.data import count_frames, read_frames, write_video
 
 TABLES = Path(mg.__file__).parents[1] / "configs" / "tae" / "data"
 HEXADECIMAL = re.compile("[0-9a-f]{64}")
@@ -193,7 +193,7 @@ def test_damaged_archives_are_one_clear_line(tmp_path):
 
 def test_packages_are_downloaded_to_a_relative_folder(tmp_path, monkeypatch):
     places = []
-    monkeypatch.setattr("mg.data.packages._pip", lambda package, place: places.append(place))
+    monkeypatch.setattr("training_set.packages._pip", lambda package, place: places.append(place))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError, match="the registry's archive is not"):
         download(Package("six", "pypi-wheel", "1", "six-1.whl", "0" * 64), Path("packages"))

