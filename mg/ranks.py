@@ -1,12 +1,48 @@
 """One run on several processes, as `msrun` and `torchrun` start them."""
 
+import atexit
 import json
 import logging
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mg import backend
+
+
+class Meeting:
+    """Lets the processes of a run wait for one another as long as it takes, by files. Where one
+    dies, the launcher ends those that wait.
+
+    Args:
+        folder: an empty one that all of them see.
+        rank, size: of this process, and how many there are.
+    """
+
+    def __init__(self, folder: Path, rank: int, size: int):
+        self._folder, self._rank, self._size = folder, rank, size
+        self._count = 0
+
+    def wait(self) -> None:
+        """Return once all processes have called this as often as this one has."""
+        self._count += 1
+        (self._folder / f"{self._count}-{self._rank}").touch()
+        files = [self._folder / f"{self._count}-{rank}" for rank in range(self._size)]
+        pause = 0.001
+        while not all(file.exists() for file in files):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        # All are here, so nobody looks for the one before.
+        (self._folder / f"{self._count - 1}-{self._rank}").unlink(missing_ok=True)
+
+
+_meeting: Meeting | None = None
 
 
 def join() -> None:
@@ -16,9 +52,17 @@ def join() -> None:
     Raises:
         OSError: the processes do not find each other.
     """
+    global _meeting
     backend.join_ranks()
     if backend.rank() > 0:
         logging.getLogger().setLevel(logging.WARNING)
+    if _meeting is None and backend.world_size() > 1 and backend.is_impatient():
+        hosts = {*gather(socket.gethostname())}
+        folder = gather(tempfile.mkdtemp(prefix="mg-") if is_first() else None)[0]
+        if is_first():
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        if len(hosts) == 1:  # machines need not share a folder
+            _meeting = Meeting(Path(folder), backend.rank(), backend.world_size())
 
 
 def is_first() -> bool:
@@ -55,5 +99,16 @@ def mean(array: np.ndarray) -> np.ndarray:
     return _sum(array.astype(np.float32)) / backend.world_size()
 
 
+def all_reduce_sum(tensors: Sequence[backend.Tensor]) -> list[backend.Tensor]:
+    """The sums of each tensor over all processes.
+
+    Raises:
+        OSError: another process of the run died.
+    """
+    if _meeting:
+        _meeting.wait()
+    return backend.all_reduce_sum(tensors)
+
+
 def _sum(array: np.ndarray) -> np.ndarray:
-    return backend.to_numpy(backend.all_reduce_sum([backend.from_numpy(array)])[0])
+    return backend.to_numpy(all_reduce_sum([backend.from_numpy(array)])[0])

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,11 @@ if backend.name == "torch":
 
     if not torch.cuda.is_available():  # kernels for a GPU are interpreted; Triton reads it early
         os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# Signals may be ignored here, and so by all that tests start: by nohup, or in a shell's background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

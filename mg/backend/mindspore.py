@@ -50,6 +50,7 @@ __all__ = [
     "group_norm",
     "group_norm_silu",
     "in_python",
+    "is_impatient",
     "is_tensor",
     "join_ranks",
     "keep",
@@ -574,6 +575,10 @@ def rank() -> int:
 
 def world_size() -> int:
     return communication.get_group_size() if _joined() else 1
+
+
+def is_impatient() -> bool:
+    return on_cpu()  # 2.8.0 gives up after 30 seconds, whatever its settings
 
 
 def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:

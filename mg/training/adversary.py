@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from mg import backend
+from mg import backend, ranks
 from mg.arrays import Arrays
 from mg.backend import Tensor
 from mg.losses.adversarial import (
@@ -85,7 +85,7 @@ class Adversary:
     def update(self, learning_rate: float, share: float, *, apply: bool) -> bool:
         """Train the discriminator by the gradients kept, of all processes, times `share`; not if
         they are not finite, or `apply` is false. Says whether it did."""
-        sums, self._sums = backend.all_reduce_sum(self._sums), []
+        sums, self._sums = ranks.all_reduce_sum(self._sums), []
         apply = apply and math.isfinite(backend.global_norm(sums))
         if apply:
             self._optimizer.step(sums, learning_rate, scale=share)
@@ -151,7 +151,7 @@ class Adversary:
             features = self._features(video, noise)
         _, of_pixels = self._pixel_gradients(video, features)
         _, of_generator = self._fooling_gradients(video, features)
-        sums = backend.all_reduce_sum([*of_pixels, *of_generator])
+        sums = ranks.all_reduce_sum([*of_pixels, *of_generator])
         norms = [backend.global_norm([gradient]) / backend.world_size() for gradient in sums]
         return backend.from_numpy(np.array(adaptive_weight(*norms), np.float32))
 

@@ -97,7 +97,7 @@ class TrainStep:
             outputs, gradients = (adversary.gradients if adversary else self._gradients)(*inputs)
             values.append([float(output) for output in outputs[1:]])
             sums = [a + b for a, b in zip(sums, gradients, strict=True)] if sums else gradients
-        sums = backend.all_reduce_sum(sums)
+        sums = ranks.all_reduce_sum(sums)
         loss, error, *terms = ranks.mean(np.mean(values, axis=0))
         norm = backend.global_norm(sums) * share / scale
         finite = fits = math.isfinite(norm) and math.isfinite(loss)

@@ -66,7 +66,7 @@ def at_the_start(browser):
     assert [line["message"] for line in browser.get_log("browser")] == []
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -227,6 +227,7 @@ def test_play_goes_round_or_stops_at_the_end(browser):
     try:
         press(browser, Keys.END)
         press(browser, Keys.ARROW_LEFT * 3)
+        wait_until(lambda: at_frame(browser, 46))
         click(browser, "play")
         # The button says so until they have begun; at the last frame they are before they end.
         wait_until(

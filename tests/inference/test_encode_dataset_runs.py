@@ -1,5 +1,6 @@
 """Runs that are killed, run out of disk, or are many processes: in processes of their own."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from cli.support import (
@@ -19,6 +21,7 @@ from cli.support import (
 from training.test_parallel import printed, start_two
 
 from mg.data import write_video
+from mg.files import lock_folder
 from mg.latents import LatentDataset
 from mg.latents.manifest import MANIFEST
 from mg.latents.shards import shard_paths
@@ -30,6 +33,27 @@ pytestmark = pytest.mark.once
 COMMAND = ("-m", "mg.cli.encode_dataset")
 NAMES = [f"{number}.mp4" for number in range(10)]
 OPTIONS = {"stored": "sample", "batch_size": 2, "shard_minutes": 0}
+
+
+def kill_all(launcher):
+    """Kill a launcher and what it started, which may be in groups of their own."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.killpg(launcher.pid, signal.SIGKILL)
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+    launcher.wait(timeout=60)
+
+
+def wait_until_nobody_works_in(output):
+    """The killed end a moment later."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return lock_folder(output, shared=False, busy="").close()
+        except ValueError:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +206,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
     launcher = start_two(entry(tmp_path), args, tmp_path)
     wait_for_shards(launcher, output, 18)
     time.sleep(rng.uniform(0, 0.05))
-    os.killpg(launcher.pid, signal.SIGKILL)
-    launcher.wait(timeout=60)
+    kill_all(launcher)
+    wait_until_nobody_works_in(output)
     done = len(keys_of(output))
     assert 8 <= done < 48
     outcome = run_process(*COMMAND, *args, cwd=tmp_path)

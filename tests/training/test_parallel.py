@@ -186,6 +186,26 @@ def test_two_processes_evaluate_as_one(videos, tmp_path):
         assert len(list(output.glob("*.mp4"))) == 10
 
 
+LATE = """
+import time
+from mg import backend, ranks
+
+backend.set_device("auto")
+ranks.join()
+if backend.rank() == 1:
+    time.sleep(40)
+print("all said", ranks.gather(backend.rank()), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_wait_for_one_that_comes_late(tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    process = start_two(tmp_path / "late.py", [], tmp_path)
+    assert process.wait(timeout=200) == 0, printed(tmp_path)[-3000:]
+    assert printed(tmp_path).count("all said [0, 1]") >= 2
+
+
 def test_a_dying_process_ends_the_run_with_a_message(videos, tmp_path):
     output = tmp_path / "run"
     process = start_two(TRAIN, parallel_flags(videos, output, train_steps=100_000), tmp_path)
