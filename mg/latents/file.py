@@ -14,7 +14,7 @@ and of the metadata
         posterior), "scaled" (true or false), "precision" ("fp32" or "fp16"), and how it was encoded
     video: JSON of "source" (the file's name), "frames", "height", "width" in pixels and "fps", a
         fraction as "30000/1001"
-    crc32: of the whole file, 8 hexadecimal digits, for which zeros stand in what it is of
+    crc32: of the whole file with zeros in place of these 8 hexadecimal digits
 
 Latents of float32 take 24 times less than the frames' 8-bit pixels (with 16 channels, 8x in time,
 height and width).
