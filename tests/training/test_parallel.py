@@ -194,7 +194,7 @@ backend.set_device("auto")
 ranks.join()
 if backend.rank() == 1:
     time.sleep(40)
-print("all said", ranks.gather(backend.rank()), flush=True)
+print(f"all said {ranks.gather(backend.rank())}\\n", end="", flush=True)
 """
 
 
