@@ -3,7 +3,7 @@
 # decoding, a training step with all losses; 32 and 16 frames of 256x256 in bf16. Needs PyTorch and
 # numpy, no more; a C compiler and Python.h besides, or our kernels in Triton are left out. Packages
 # may lie in a folder that PYTHONPATH names. Training steps have the card for themselves (--apart):
-# by our count the plain network's needs more than 74 GiB for 32 frames, so on a card of 80 GB
+# by a trial count the plain network's needs more than 74 GiB for 32 frames, so on a card of 80 GB
 # its row may say that memory ran out, and the 16 frames are what to compare.
 #
 #   benchmarks/gpu.sh [flags of speed.py, which come last and so decide]

@@ -11,7 +11,7 @@ take turns: medians over the rounds, and medians of each round's ratios. Where m
 all at once, --apart starts each anew in each round. Operations are those of the network as
 defined (2 for a multiplication and addition), so work that is avoided counts as done; the machine's
 ceilings are measured in the same rounds, their best counts. A contestant that fails is told in its
-row.
+row. Tables are printed, and written with all numbers to --json, speed.json by default.
 """
 
 import argparse

@@ -4,7 +4,6 @@ import atexit
 import json
 import logging
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -57,11 +56,10 @@ def join() -> None:
     if backend.rank() > 0:
         logging.getLogger().setLevel(logging.WARNING)
     if _meeting is None and backend.world_size() > 1 and backend.is_impatient():
-        hosts = {*gather(socket.gethostname())}
         folder = gather(tempfile.mkdtemp(prefix="mg-") if is_first() else None)[0]
         if is_first():
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        if len(hosts) == 1:  # machines need not share a folder
+        if all(gather(Path(folder).is_dir())):  # machines need not share it
             _meeting = Meeting(Path(folder), backend.rank(), backend.world_size())
 
 

@@ -33,11 +33,11 @@ def reconstructed(tae: TemporalAutoencoder, clips: np.ndarray) -> np.ndarray:
     with backend.no_grad():
         _, mean, _ = tae.encode(backend.from_numpy(clips), sample=False)
         latents = backend.to_numpy(mean)
-        broken = ~np.isfinite(latents).all((1, 2, 3, 4))
+        broken = ~np.isfinite(latents).all((1, 2, 3, 4), keepdims=True)
         if broken.any():  # which `decode` refuses
-            mean = backend.from_numpy(np.where(broken[:, None, None, None, None], 0, latents))
+            mean = backend.from_numpy(np.where(broken, 0, latents))
         videos = backend.to_numpy(tae.decode(mean, t, (h, w)))
-    return np.where(broken[:, None, None, None, None], np.float32(np.nan), videos)
+    return np.where(broken, np.float32(np.nan), videos)
 
 
 def score(
