@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from mg import __version__
-from mg.cli.command import BAD_INPUT
+from mg.cli.command import BAD_INPUT, run
 
 COMMANDS = {
     "prepare": "make the CSV files of a folder of videos: train, val, test and bad",
@@ -36,7 +36,9 @@ def main(args: list[str] | None = None) -> int:
     if name not in COMMANDS:
         return _refuse(f"unknown command '{name}'")
     sys.argv[0] = f"mg {name}"  # what the command's own help calls it
-    return importlib.import_module(f"mg.cli.{name.replace('-', '_')}").main(rest)
+    module = f"mg.cli.{name.replace('-', '_')}"
+    # Run as a command itself, as Ctrl-C may come while the imports take their time.
+    return run(lambda args: importlib.import_module(module).main(args), rest)
 
 
 def _refuse(reason: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mg.cli
+from mg.cli.command import INTERRUPTED
 from mg.cli.main import COMMANDS, main
 
 from .support import run, run_process
@@ -52,6 +53,20 @@ def test_exit_codes_and_errors_are_the_commands(tmp_path):
     run_process(*args, cwd=tmp_path).assert_refused("nowhere: no such folder of videos")
     unknown = run_process("-m", "mg", "prepare", "x", "--output", "y", cwd=tmp_path)
     unknown.assert_refused("mg prepare: error:")
+
+
+def test_ctrl_c_during_the_imports_of_a_command_ends_in_one_line(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import signal, sys\nfrom mg.cli.main import main\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'mg.cli.stats':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(main(['stats', 'latents']))\n"
+    )
+    outcome = run_process("script.py", cwd=tmp_path)
+    assert (outcome.code, outcome.out, outcome.err) == (INTERRUPTED, [], ["interrupted"])
 
 
 def test_listing_commands_imports_none_of_them(tmp_path):
