@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `target` to write; rename it onto `target` when all went well.
 
-    Directories on the way are made, and links followed. The temporary file keeps the suffix, since
-    writers choose their format by it. On any exception, KeyboardInterrupt included, it is removed
-    and `target` stays as it was.
+    Directories on the way are made, and links followed. The temporary file keeps the suffix of the
+    name given, since writers choose their format by it. On any exception, KeyboardInterrupt
+    included, it is removed and `target` stays as it was.
 
     Raises:
         OSError: the directory cannot be made or written; the target is a device or a pipe.
@@ -30,7 +30,7 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         raise OSError(f"{given}: a device or a pipe, expected a file")
     make_folder(target.parent)
     # Not the whole stem: the name may be as long as the file system takes.
-    prefix, suffix = f".{target.stem[:40]}-", f".part{target.suffix}"
+    prefix, suffix = f".{target.stem[:40]}-", f".part{Path(given).suffix}"
     try:
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
     except OSError as error:

@@ -67,10 +67,12 @@ def test_a_file_written_whole_has_the_mode_that_open_gives(tmp_path):
     assert len(modes) == 1
 
 
-def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
+@pytest.mark.parametrize("name", ["file.txt", "0a1b", "file.mp4"])
+def test_a_link_stays_one_and_what_it_leads_to_is_written_as_the_link_is_called(tmp_path, name):
     (tmp_path / "disk").mkdir()
-    (tmp_path / "link.txt").symlink_to("disk/file.txt")
+    (tmp_path / "link.txt").symlink_to(f"disk/{name}")
     with atomic_path(tmp_path / "link.txt") as temporary:
+        assert temporary.suffix == ".txt"
         temporary.write_text("new")
     assert (tmp_path / "link.txt").is_symlink()
-    assert (tmp_path / "disk" / "file.txt").read_text() == "new"
+    assert (tmp_path / "disk" / name).read_text() == "new"

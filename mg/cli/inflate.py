@@ -3,6 +3,7 @@
 import sys
 
 from mg.cli.command import Parser, run
+from mg.files import check_apart
 
 
 def command(args: list[str] | None) -> None:
@@ -22,9 +23,10 @@ def command(args: list[str] | None) -> None:
         help="Checkpoint to write, named *.safetensors or, in MindSpore's format, *.ckpt.",
     )
     options = parser.parse_args(args)
-    from mg.models.tae.inflation import inflate
+    from mg.models.tae.inflation import image_vae_file, inflate
     from mg.models.tae.weights import write_weights
 
+    check_apart([options.target], [image_vae_file(options.src)])
     arrays, config = inflate(options.src)
     write_weights(options.target, arrays, config)
     count = sum(array.size for array in arrays.values())

@@ -10,7 +10,8 @@ def command(args: list[str] | None) -> None:
     parser = settings_parser(
         Preparation,
         "Decode every video of a folder once, and write train.csv, val.csv, test.csv "
-        "(video, frames, fps, width, height, duration in seconds) and bad.csv (video, reason).",
+        "(video, frames, fps, width, height, duration in seconds) and bad.csv (video, reason). A "
+        "video that ends too early counts with the frames it has.",
         folder="Folder of videos, searched with all folders below it.",
     )
     preparation = parse(parser, Preparation, args)

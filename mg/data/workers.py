@@ -15,6 +15,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -42,7 +43,7 @@ class Workers:
     """The results of `task(start)`, `task(start + 1)`, ... from processes; endless.
 
     Worker w of n computes every n-th step. A worker that dies is replaced, with a warning, and
-    no result is lost or changed.
+    no result is lost or changed. What workers log, this process logs, once if several say it.
     """
 
     def __init__(self, task: Callable[[int], Any], num_workers: int, start: int) -> None:
@@ -67,10 +68,12 @@ class Workers:
         place = (self._step - self._start) % len(self._workers)
         while True:
             try:
-                result, error, trace = self._workers[place].connection.recv()
+                result, error, trace, said = self._workers[place].connection.recv()
                 break
             except (EOFError, OSError):
                 self._restart(place)
+        for message in said:
+            _log_once(*message)
         if error is not None:
             raise error from RuntimeError(f"in a worker process:\n{trace}")
         self._step += 1
@@ -99,7 +102,8 @@ class Workers:
 
 
 class _Worker:
-    """One process and the end of its pipe that gives (result, error, trace) for each step."""
+    """One process and the end of its pipe that gives (result, error, trace, what was logged) for
+    each step."""
 
     def __init__(self, task: Callable[[int], Any], first: int, stride: int) -> None:
         # Not forked: FFmpeg's and a framework's threads would not survive it.
@@ -141,17 +145,40 @@ def _work(task: Callable[[int], Any], first: int, stride: int, connection: Conne
     ready: queue.Queue = queue.Queue(_AHEAD)
     sender = threading.Thread(target=_send, args=(ready, connection), daemon=True)
     sender.start()
+    log = _Log()
+    logging.getLogger().addHandler(log)
     for step in count(first, stride):
         try:
-            ready.put((task(step), None, ""))
+            ready.put((task(step), None, "", log.take()))
         except Exception as error:
-            ready.put((None, _portable(error), traceback.format_exc()))
+            ready.put((None, _portable(error), traceback.format_exc(), log.take()))
             ready.put(None)
             sender.join()
             return
         if step == first:
             # Nothing ahead yet: if a later step is what kills workers, this one counts.
             ready.join()
+
+
+class _Log(logging.Handler):
+    """Keeps what is logged, as (logger, level, message)."""
+
+    def __init__(self):
+        super().__init__()
+        self._messages: list[tuple[str, int, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append((record.name, record.levelno, record.getMessage()))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """What was logged since this was called last."""
+        taken, self._messages = self._messages, []
+        return taken
+
+
+@lru_cache(maxsize=1 << 14)
+def _log_once(name: str, level: int, message: str) -> None:
+    logging.getLogger(name).log(level, "%s", message)
 
 
 def _send(ready: queue.Queue, connection: Connection) -> None:

@@ -15,6 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
 from mg.data import VideoError, read_fps, read_index, write_video
+from mg.evaluation.network import open_network
 from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.report_video import METRICS
@@ -60,22 +61,15 @@ def evaluate(evaluation: Evaluation) -> dict:
         ValueError, OSError: something is wrong with settings, data set, checkpoint or directory, or
             no video could be evaluated.
     """
-    backend.set_device(evaluation.device_target, exact=evaluation.dtype == "fp32")
-    ranks.join()
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
-    tae = TemporalAutoencoder(
-        evaluation.ckpt_path,
-        use_tile=evaluation.use_tile,
-        dtype=evaluation.dtype,
-        compile=evaluation.compile,
-    )
+    tae = open_network(evaluation)
     lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
     videos = [Path(evaluation.video_folder) / name for name in names]
     written = [*paths.values(), *map(side_by_side_path, paths.values())]
     written += [output / name for name in (TABLE_NAME, SUMMARY_NAME, PAGE_NAME)]
-    check_apart(written, [*videos, evaluation.csv_path, evaluation.ckpt_path])
+    check_apart(written, [*videos, evaluation.csv_path, weights_file(evaluation.ckpt_path)])
     make_folder(output)
 
     page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
@@ -88,6 +82,8 @@ def evaluate(evaluation: Evaluation) -> dict:
             _write_rows(output / TABLE_NAME, results)
             with atomic_path(output / SUMMARY_NAME) as temporary:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
+            if report is None:  # an earlier run's page would show other numbers
+                (output / PAGE_NAME).unlink(missing_ok=True)
         if report is not None:
             _write_report(report, evaluation, summary)
     ranks.gather(None)  # the launcher ends all processes with the first: none is still tidying up

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 from mg import backend
 from mg.data import IMAGE_SUFFIXES, check_output, open_writer
+from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
-from mg.inference.network import decoded, load_network
+from mg.inference.network import decoded
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
 from mg.interruption import uninterrupted
@@ -25,7 +26,7 @@ def decode(settings: Decoding) -> Video:
         ValueError, OSError: something is wrong with settings, latents, checkpoint or output, or the
             latents are of another config than the checkpoint; nothing is written then.
     """
-    check_apart([settings.target], [settings.source, settings.ckpt_path])
+    check_apart([settings.target], [settings.source, weights_file(settings.ckpt_path)])
     check_output(settings.target, settings.codec)
     latents = LatentFile(settings.source)
     video = latents.video
@@ -33,7 +34,7 @@ def decode(settings: Decoding) -> Video:
         raise ValueError(
             f"{settings.target}: an image holds one frame, these latents {video.frames}"
         )
-    tae = load_network(settings)
+    tae = open_network(settings)
     _check_config(latents, tae, settings.ckpt_path)
     chunks = latents.read(max(1, settings.chunk_frames // tae.compression))
     with (

@@ -11,8 +11,9 @@ import numpy as np
 
 from mg import backend
 from mg.data import Chunk, promised_frames, read_chunks, read_fps
+from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
-from mg.inference.network import check_size, encoded, load_network
+from mg.inference.network import check_size, encoded
 from mg.inference.progress import frame_progress
 from mg.inference.settings import FileEncoding
 from mg.interruption import each_uninterrupted
@@ -30,11 +31,12 @@ def encode(settings: FileEncoding) -> Video:
             is written then.
     """
     check_name(settings.target)
-    check_apart([settings.target], [settings.source, settings.ckpt_path])
+    checkpoint = weights_file(settings.ckpt_path)
+    check_apart([settings.target], [settings.source, checkpoint])
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
-    tae = load_network(settings)
-    encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
+    tae = open_network(settings)
+    encoding = Encoding(sha256(checkpoint), tae.config, settings.deciding())
     reader = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
     chunks = each_uninterrupted(reader)
     with (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mg import backend, ranks
 from mg.data.index import Failure, read_index, write_rows
+from mg.evaluation.network import open_network
 from mg.files import atomic_path, clear_half_written, lock_folder, make_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
@@ -17,7 +18,6 @@ from mg.inference.sources import find_sources
 from mg.latents.encoding import Encoding
 from mg.latents.inventory import read_inventory
 from mg.latents.manifest import read_manifest, write_manifest
-from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -50,16 +50,9 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
             the directory's latents were encoded in another way; another run is at work in it; or no
             video could be encoded.
     """
-    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
-    ranks.join()
     names = read_index(settings.csv_path, settings.video_folder, settings.video_column)
     names = [*dict.fromkeys(names)]
-    tae = TemporalAutoencoder(
-        settings.ckpt_path,
-        use_tile=settings.use_tile,
-        dtype=settings.dtype,
-        compile=settings.compile,
-    )
+    tae = open_network(settings)
     encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     output = Path(settings.output_path)
     with _in_directory(output):

@@ -1,34 +1,12 @@
 """A video through the network, chunk by chunk: uint8 frames in and out, latents between."""
 
-import logging
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mg import backend
 from mg.data import VideoError, to_float, to_uint8
-from mg.inference.settings import OneFile
 from mg.models.tae.tae import TemporalAutoencoder
-from mg.models.tae.weights import PUBLISHED
-
-logger = logging.getLogger(__name__)
-
-
-def load_network(settings: OneFile) -> TemporalAutoencoder:
-    """The network, on its device.
-
-    Raises:
-        ValueError, OSError: no such device, or a checkpoint that cannot be used.
-    """
-    if settings.ckpt_path in PUBLISHED:
-        logger.info("the %s weights in the box (docs/tae_small.md)", settings.ckpt_path)
-    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
-    return TemporalAutoencoder(
-        settings.ckpt_path,
-        use_tile=settings.use_tile,
-        dtype=settings.dtype,
-        compile=settings.compile,
-    )
 
 
 def encoded(

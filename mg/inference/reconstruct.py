@@ -13,9 +13,10 @@ import numpy as np
 from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
 from mg.evaluation.metrics import frame_scores
+from mg.evaluation.network import open_network
 from mg.evaluation.report import ReportWriter
 from mg.files import check_apart, sha256
-from mg.inference.network import check_size, decoded, encoded, load_network
+from mg.inference.network import check_size, decoded, encoded
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Reconstruction
 from mg.interruption import each_uninterrupted, uninterrupted
@@ -41,14 +42,14 @@ def reconstruct(settings: Reconstruction) -> Scores:
         ValueError, OSError: something is wrong with settings, input, checkpoint or output; nothing
             is written then.
     """
-    check_apart([settings.target], [settings.source, settings.ckpt_path])
+    read = [settings.source, weights_file(settings.ckpt_path)]
+    check_apart([settings.target], read)
     if settings.report is not None:
-        others = [settings.source, settings.ckpt_path, settings.target]
-        check_apart([settings.report], others)
+        check_apart([settings.report], [*read, settings.target])
     check_output(settings.target, settings.codec)
     promised = promised_frames(settings.source)
     fps = read_fps(settings.source)
-    tae = load_network(settings)
+    tae = open_network(settings)
     with ReportWriter(settings.report) if settings.report else nullcontext() as report:
         return _write(settings, tae, promised, fps, report)
 
@@ -90,8 +91,8 @@ def _write(
                         writer.write(image, time)
                 progress.update(len(frames))
         if report:  # before the video is in its place: there is none without its page
-            checkpoint = weights_file(settings.ckpt_path)
-            report.write(asdict(settings), tae.config, checkpoint, sha256(checkpoint))
+            digest = sha256(weights_file(settings.ckpt_path))
+            report.write(asdict(settings), tae.config, settings.ckpt_path, digest)
     joined = {key: np.concatenate(values) if values else None for key, values in scores.items()}
     return Scores(writer.count, **joined)
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from mg import backend, ranks
 from mg.data.index import Failure
+from mg.data.opening import VideoError, check_file, reason_of
 from mg.files import sha256
 from mg.inference.exchange import Exchange
 from mg.latents.inventory import Inventory
@@ -62,13 +62,13 @@ def find_sources(
     known = {
         name: record.video_sha256
         for name, record in records.items()
-        if states[name] in (None, [record.size, record.modified])
+        if isinstance(states[name], str) or states[name] == [record.size, record.modified]
     }
     done = [name for name in known if inventory.is_complete(known[name])]
     finished = set(done)
     rest = [name for name in names if name not in finished]
-    failed = {name: "no such video file" for name in rest if states[name] is None}
-    files = [SourceFile(name, *state) for name in rest if (state := states[name])]
+    failed = {name: state for name in rest if isinstance(state := states[name], str)}
+    files = [SourceFile(name, *states[name]) for name in rest if name not in failed]
     sizes = Counter(
         [file.size for file in files] + [file.size for file in inventory.files.values()]
     )
@@ -96,13 +96,14 @@ def _share(names: list[str]) -> list[str]:
     return names[backend.rank() :: backend.world_size()]
 
 
-def _state(path: Path) -> list[int] | None:
+def _state(path: Path) -> list[int] | str:
+    """Size and time of change of a file, or why it is none."""
     try:
+        check_file(path)
         state = os.stat(path)
-    except OSError:
-        return None
-    # A device or a pipe would be read without end.
-    return [state.st_size, state.st_mtime_ns] if stat.S_ISREG(state.st_mode) else None
+    except (VideoError, OSError) as error:
+        return reason_of(error, path)
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _contents(

@@ -139,8 +139,8 @@ def adaptive_weight(norm_reconstruction: float, norm_generator: float) -> float:
 
     Args:
         norm_reconstruction, norm_generator: norms of both losses' gradients with respect to the
-            last layer's weight. NaN gives NaN.
+            last layer's weight. One that is not finite gives NaN.
     """
-    if math.isnan(norm_reconstruction) or math.isnan(norm_generator):
+    if not (math.isfinite(norm_reconstruction) and math.isfinite(norm_generator)):
         return math.nan
     return min(max(norm_reconstruction / (norm_generator + 1e-4), 0.0), 1e4)

@@ -9,5 +9,5 @@ def check_least(height: int, width: int, least: int, network: str) -> None:
     """
     if min(height, width) < least:
         raise ValueError(
-            f"a video of {height} x {width} pixels, {network} needs at least {least} x {least}"
+            f"a video of {width}x{height} pixels, {network} needs at least {least}x{least}"
         )

@@ -148,7 +148,8 @@ class Adversary:
 
     def _adaptive_weight(self, video, noise):
         with backend.no_grad():
-            features = self._features(video, noise)
+            # In fp16, which no loss scale helps here, small gradients would be lost.
+            features = backend.cast(self._features(video, noise), backend.dtype("fp32"))
         _, of_pixels = self._pixel_gradients(video, features)
         _, of_generator = self._fooling_gradients(video, features)
         sums = ranks.all_reduce_sum([*of_pixels, *of_generator])

@@ -105,7 +105,8 @@ def check_checkpoint(path: Path) -> None:
     """
     if not (path / _SUMS).is_file():
         raise ValueError(f"{path}: no {_SUMS}, expected a checkpoint")
-    sums = dict(line.split("  ", 1)[::-1] for line in (path / _SUMS).read_text().splitlines())
+    lines = (path / _SUMS).read_text(errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     expected = {WEIGHTS, "state.json", "recipe.yaml"}
     for name in sorted(expected | set(sums)):
         file = path / name

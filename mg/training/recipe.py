@@ -134,7 +134,12 @@ class Recipe(TrainingClips):
 
     def to_yaml(self) -> str:
         """This recipe as a YAML file that `--config` reads."""
-        return yaml.safe_dump({**asdict(self), "betas": [*self.betas]}, sort_keys=False)
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+
+def _plain(recipe: dict) -> dict:
+    """A recipe's keys with values that YAML has."""
+    return {**recipe, "betas": [*recipe["betas"]]}
 
 
 def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
@@ -147,7 +152,7 @@ def check_continues(before: dict, recipe: Recipe) -> dict[str, tuple]:
     """
     now = yaml.safe_load(recipe.to_yaml())
     # A run begun before there was a key had what is now its default.
-    before = {**{key: getattr(Recipe, key, None) for key in now}, **before}
+    before = {**_plain({key: getattr(Recipe, key, None) for key in now}), **before}
     changes = {key: (before[key], now[key]) for key in now if before[key] != now[key]}
     changes.pop("output_path", None)  # the directory may have been moved
     broken = [key for key in _FIXED if key in changes]

@@ -18,6 +18,7 @@ from mg.data import Batch, TrainingBatches, training_batches
 from mg.losses.lpips import LPIPS
 from mg.losses.objective import Objective
 from mg.models.tae.colour_start import colour_start
+from mg.models.tae.config import check_rgb
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
@@ -331,6 +332,7 @@ def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
         arrays = {name: backend.to_numpy(value).copy() for name, value in parameters.items()}
         for name, array in colour_start(arrays, tae.config).items():
             backend.assign(parameters[name], array)
+    check_rgb(tae.config, source=recipe.pretrained or "tae_config")
     if recipe.image_size % tae.compression:
         raise ValueError(
             f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"

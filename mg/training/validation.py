@@ -49,6 +49,7 @@ class Validation:
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames
         self._image_size, self._stride = recipe.image_size, recipe.sample_stride
+        self._unread: set[Path] = set()  # that were warned of
         measured = [names, self._num_frames, self._image_size, self._stride]
         self.fingerprint = hashlib.sha256(json.dumps(measured).encode()).hexdigest()
         if all(self._clip(path) is None for path in self._paths):  # up to the first that is read
@@ -119,12 +120,15 @@ class Validation:
         return {**_means(rows), "videos": len(rows)}, pictures
 
     def _clip(self, path: Path) -> tuple[np.ndarray, int] | None:
-        """`judged_clip` of a video, or None, with a warning, where it cannot be read."""
+        """`judged_clip` of a video, or None, the first time with a warning, where it cannot be
+        read."""
         try:
             size = (self._num_frames, self._image_size)
             return judged_clip(path, *size, sample_stride=self._stride)
         except (VideoError, OSError) as error:
-            logger.warning("not validated with: %s", error)
+            if path not in self._unread:
+                self._unread.add(path)
+                logger.warning("not validated with: %s", error)
             return None
 
     def _unreadable(self) -> ValueError:

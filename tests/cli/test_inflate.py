@@ -91,6 +91,15 @@ def test_a_missing_source_is_named_in_one_line(tmp_path, capsys):
     assert not target.exists()
 
 
+def test_the_source_is_never_replaced(image_vae, capsys):
+    _, folder = image_vae
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    for source in (folder, weights):
+        inflate_to(source, weights, capsys).assert_refused(str(weights), "itself, expected")
+    assert weights.read_bytes() == before
+
+
 def test_a_damaged_source_is_named_in_one_line(image_vae, tmp_path, capsys):
     _, folder = image_vae
     source, target = tmp_path / "vae.safetensors", tmp_path / "tae.safetensors"

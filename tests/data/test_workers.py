@@ -1,5 +1,6 @@
 """Worker processes in themselves; what they read is in test_loader.py."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -103,6 +104,25 @@ def test_what_a_task_raises_is_raised_here_with_where_it_came_from():
     with pytest.raises(RuntimeError, match="Unpicklable") as caught:
         take(fail, 1)
     assert "in fail" in str(caught.value.__cause__)
+
+
+def warn(step):
+    logging.getLogger("mg.data.pixels").warning("%s: warned", "a.mp4" if step < 4 else "b.mp4")
+    if step == 5:
+        raise ValueError("the last")
+    return step
+
+
+def test_what_workers_log_is_logged_here_once(caplog):
+    workers = Workers(warn, 2, 0)
+    try:
+        assert [next(workers) for _ in range(5)] == [*range(5)]
+        with pytest.raises(ValueError, match="the last"):
+            next(workers)
+    finally:
+        workers.close()
+    said = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [("mg.data.pixels", "WARNING", f"{name}.mp4: warned") for name in "ab"]
 
 
 SCRIPT = """

@@ -28,10 +28,11 @@ from mg.data import (
     write_video,
 )
 from mg.evaluation.metrics import psnr, ssim
-from mg.inference.network import load_network
+from mg.evaluation.network import open_network
 from mg.inference.settings import Decoding, FileEncoding, Reconstruction
 from mg.latents.file import LatentFile, write_latents
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.models.tae.weights import WEIGHTS_FILE
 
 LOSSLESS = {"codec": "libx264rgb", "crf": 0}
 
@@ -308,6 +309,9 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
     (tmp_path / "link.mp4").symlink_to(video)
     (tmp_path / "folder").mkdir()
     (tmp_path / "d.safetensors").mkdir()
+    saved, gray = tmp_path / "saved", tmp_path / "gray.safetensors"
+    TemporalAutoencoder(checkpoint).save_pretrained(saved)
+    write_checkpoint(gray, out_ch=1)
     before = sorted(tmp_path.iterdir())
     for name, out in (("reconstruct", "out.mp4"), ("encode", "out.safetensors")):
         for source, message in (
@@ -338,7 +342,9 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
         (command("reconstruct", video, tmp_path / "o.mp4", tmp_path / "no.safetensors"), "no such"),
         (command("encode", video, tmp_path / "out.mp4", checkpoint), "named *.safetensors"),
         (command("encode", video, checkpoint, checkpoint), "itself, expected"),
+        (command("encode", video, saved / WEIGHTS_FILE, saved), "itself, expected"),
         (command("encode", video, tmp_path / "d.safetensors", checkpoint), "is a folder"),
+        (command("reconstruct", video, tmp_path / "o.mp4", gray), "3 channels in and 1 out"),
         (command("decode", video, tmp_path / "out.mp4", checkpoint), "not a whole safetensors"),
         (command("decode", checkpoint, tmp_path / "out.mp4", checkpoint), "not a whole latent"),
         (command("decode", tmp_path / "no", tmp_path / "out.mp4", checkpoint), "no such file"),
@@ -476,9 +482,9 @@ def test_the_settings_of_a_network_are_the_networks(checkpoint):
     assert (deciding["use_tile"], deciding["dtype"]) == (True, "bf16")
     if not HAS_HALF:
         with pytest.raises(ValueError, match="bf16"):
-            load_network(settings)
+            open_network(settings)
         return
-    tae = load_network(settings)
+    tae = open_network(settings)
     assert tae.use_tile
     assert tae._compute_dtype == backend.dtype("bf16")
 
@@ -490,7 +496,7 @@ def test_a_command_in_fp32_rounds_no_convolution_to_tf32(checkpoint, monkeypatch
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for dtype, rounds in (("bf16", True), ("fp32", False)):
         given = {"ckpt_path": str(checkpoint), "dtype": dtype, "compile": False}
-        load_network(FileEncoding(source="a.mp4", target="z.safetensors", **given))
+        open_network(FileEncoding(source="a.mp4", target="z.safetensors", **given))
         assert torch.backends.cudnn.allow_tf32 == rounds
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from cli.support import TINY
+from devices import HAS_HALF
 
 from mg import backend
 from mg.backend import Module, from_numpy, named_parameters, to_numpy
 from mg.losses.adversarial import hinge_discriminator, hinge_generator
 from mg.losses.objective import Objective
 from mg.models.tae.tae import TemporalAutoencoder
+from mg.training import adversary as module
 from mg.training.adversary import Adversary
 
 WEIGHTS = {"reconstruction": 2.0, "kl": 0.5, "outlier_penalty": 0.25, "perceptual": 3.0}
@@ -29,9 +31,9 @@ def randomised(parameters, seed, scale):
         backend.assign(parameter, to_numpy(parameter) + noise)
 
 
-def make(compile=None, use_recompute=False):
+def make(compile=None, use_recompute=False, dtype="fp32"):
     """A tiny network without identities in it, its objective, an adversary."""
-    tae = TemporalAutoencoder(None, TINY, seed=3, use_recompute=use_recompute)
+    tae = TemporalAutoencoder(None, TINY, seed=3, use_recompute=use_recompute, dtype=dtype)
     randomised(named_parameters(tae).values(), 0, 0.1)
     objective = Objective(WEIGHTS, Distance())
     adversary = Adversary(tae, objective, weight=WEIGHT, ndf=4, n_layers=2, compile=compile, seed=5)
@@ -242,6 +244,19 @@ def test_a_scale_of_the_loss_scales_the_gradients_alone(fresh):
     assert_close([array / 64 for array in arrays(scaled)], arrays(plain), tolerance=1e-5)
 
 
+@pytest.mark.skipif(not HAS_HALF, reason="MindSpore has no fp16 convolutions on a CPU")
+def test_the_adaptive_weight_of_fp16_is_of_the_norms_in_fp32_however_small(monkeypatch):
+    norms = []
+    monkeypatch.setattr(module, "adaptive_weight", lambda *pair: norms.append(pair) or 1.0)
+    for dtype in ("fp32", "fp16"):
+        adversary = make(False, dtype=dtype)[2]
+        for parameter in adversary.parameters.values():
+            backend.assign(parameter, 1e-3 * to_numpy(parameter))
+        adversary._adaptive_weight(*map(from_numpy, batch()))
+    assert 0 < norms[0][1] < 1e-6
+    assert norms[1] == pytest.approx(norms[0], rel=0.02, abs=0)
+
+
 def test_gradients_of_several_batches_are_averaged_and_an_update_may_be_withheld(fresh):
     _, _, adversary = fresh
     one = from_numpy(np.ones((), np.float32))
@@ -284,9 +299,7 @@ def test_two_processes_with_a_video_each_have_the_adaptive_weight_of_both(fresh,
     monkeypatch.setattr(backend, "all_reduce_sum", all_reduce_sum)
     monkeypatch.setattr(backend, "world_size", lambda: 2)
     alone, both = (
-        float(
-            adversary._adaptive_weight(from_numpy(video[n : n + 1]), from_numpy(noise[n : n + 1]))
-        )
+        float(adversary._adaptive_weight(*map(from_numpy, (video[n:][:1], noise[n:][:1]))))
         for n in range(2)
     )
     assert both == pytest.approx(float(whole), rel=1e-4)
@@ -296,7 +309,7 @@ def test_two_processes_with_a_video_each_have_the_adaptive_weight_of_both(fresh,
 def test_a_video_that_is_too_small_is_an_error(fresh):
     _, _, adversary = fresh
     video, noise = batch()
-    with pytest.raises(ValueError, match="10 x 12 pixels.*at least 12 x 12"):
+    with pytest.raises(ValueError, match="12x10 pixels.*at least 12x12"):
         generator_results(adversary, video[..., :10, :], noise)
 
 

@@ -89,7 +89,7 @@ def test_a_written_recipe_reads_back_the_same(tmp_path):
 def test_a_run_begun_before_a_key_existed_had_its_default():
     recipe = Recipe(**PATHS, perceptual_weight=0)
     before = yaml.safe_load(recipe.to_yaml())
-    for key in ("ema_decay", "disc_weight", "disc_ndf", "colour_start", "max_zoom"):
+    for key in ("betas", "ema_decay", "disc_weight", "disc_ndf", "colour_start", "max_zoom"):
         del before[key]
     assert check_continues(before, recipe) == {}
     with pytest.raises(ValueError, match="ema_decay was 0.0 and is 0.5"):

@@ -293,6 +293,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert name in caplog.text and "trying the checkpoint before" in caplog.text
 
 
+def test_damaged_hashes_are_named(uninterrupted, tmp_path, caplog):
+    folder = copy_run(uninterrupted / "checkpoints", tmp_path / "checkpoints")
+    for number, damage in ((12, b"torn\n"), (11, b"\xff\n")):
+        with (folder / f"step_{number}" / "SHA256SUMS").open("ab") as file:
+            file.write(damage)
+    assert newest_checkpoint(folder) == folder / "step_10"
+    assert all(f"step_{number}: its " in caplog.text for number in (12, 11))
+
+
 def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before_exactly(
     videos, uninterrupted, tmp_path
 ):

@@ -378,6 +378,7 @@ def test_data_set_without_a_readable_video_leaves_no_run(tmp_path, capsys):
         ({"csv_path": "none.csv"}, ("none.csv", "no such CSV file")),
         ({"video_folder": "none"}, ("none", "no such video folder")),
         ({"pretrained": "none.safetensors"}, ("none.safetensors", "no such checkpoint")),
+        ({"tae_config": {**TINY, "out_ch": 1}}, ("tae_config", "3 channels in and 1 out")),
         ({"tae_config": {"channels": 8}}, ("channels", "unknown TAE config key")),
         ({"tae_config": {**TINY, "num_groups": 3}}, ("num_groups", "4 x 1")),
         (

@@ -15,6 +15,7 @@ from cli.support import (
     waves,
     write_checkpoint,
     write_dataset,
+    write_index,
 )
 from PIL import Image
 
@@ -223,6 +224,17 @@ def test_the_best_is_one_that_was_saved_even_where_training_makes_it_worse(
     best = json.loads((output / "best.json").read_text())
     assert best["psnr"] == max(scores[1:])
     assert (output / best["weights"]).is_file()
+
+
+@pytest.mark.once
+def test_a_video_that_cannot_be_validated_with_is_named_once(videos, tmp_path, caplog):
+    write_index(tmp_path, ["gone.mp4", "a.mp4"])
+    options = {"csv_path": str(videos / "videos.csv"), "video_folder": str(videos)}
+    options |= {"output_path": str(tmp_path / "run"), "perceptual_weight": 0, "image_size": 8}
+    recipe = Recipe(**options, val_csv_path=str(tmp_path / "videos.csv"))
+    validation = Validation(recipe, TemporalAutoencoder(config=TINY), None)
+    validation.ceiling(lambda: False)
+    assert [record.getMessage().count("gone.mp4") for record in caplog.records] == [1]
 
 
 @pytest.mark.once

@@ -74,6 +74,20 @@ def check_config(config: dict) -> dict:
     return full
 
 
+def check_rgb(config: dict, *, source: str) -> None:
+    """Raise unless the network of a config is one of colours.
+
+    Raises:
+        ValueError: it takes or gives other than 3 channels.
+    """
+    channels = config["in_channels"], config["out_ch"]
+    if channels != (3, 3):
+        raise ValueError(
+            f"{source}: a network of {channels[0]} channels in and {channels[1]} out, expected 3 "
+            "and 3, as videos have"
+        )
+
+
 def scaled(z, config: dict):
     """Raw latents, an array or a tensor, to scaled latents."""
     return config["scaling_factor"] * (z - config["shift_factor"])

@@ -52,6 +52,19 @@ def tae_name(name: str, num_levels: int) -> str:
     return re.sub(r"\.(norm\w*)\.bias$", r".\1.beta", name)
 
 
+def image_vae_file(source: str | os.PathLike) -> Path:
+    """The file that holds the weights of an AutoencoderKL: itself, or that of a directory.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    source = Path(source)
+    file = source / WEIGHTS_FILE if source.is_dir() else source
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file, expected an AutoencoderKL's weights")
+    return file
+
+
 def read_image_vae(source: str | os.PathLike) -> tuple[Arrays, dict]:
     """The weights of an AutoencoderKL under the TAE's names, and the TAE config they make.
 
@@ -64,10 +77,7 @@ def read_image_vae(source: str | os.PathLike) -> tuple[Arrays, dict]:
         FileNotFoundError: no such file or directory.
         ValueError: a damaged file, or an autoencoder of another family.
     """
-    source = Path(source)
-    file = source / WEIGHTS_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, expected an AutoencoderKL's weights")
+    source, file = Path(source), image_vae_file(source)
     arrays, _ = read_safetensors(file)
     levels = {m[1] for m in (re.match(r"encoder\.down_blocks\.(\d+)\.", n) for n in arrays) if m}
     if not levels:
