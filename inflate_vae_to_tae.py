@@ -2,7 +2,8 @@
 
 import sys
 
-from mg.cli.inflate import main
+from mg.cli.command import run
+from mg.cli.inflate import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(command))

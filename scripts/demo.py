@@ -1,4 +1,4 @@
-"""The main job in minutes: reconstruct real clips by the weights in the box, fine-tune, compare."""
+"""The main job in minutes: reconstruct real clips by the bundled weights, fine-tune, compare."""
 
 import csv
 import shutil
@@ -49,7 +49,7 @@ def command(args: list[str] | None) -> None:
             )
         )
 
-    print("Reconstructing clips by the weights in the box:", flush=True)
+    print("Reconstructing clips by the bundled weights:", flush=True)
     before = measure("small", "before")
     run_path = output / "run"
     shutil.rmtree(run_path, ignore_errors=True)  # of an earlier demo
@@ -66,7 +66,7 @@ def command(args: list[str] | None) -> None:
     after = measure(str(weights), "after")
 
     print(f"\n{'':20}{'PSNR':>10}{'SSIM':>8}")
-    for name, summary in (("weights in the box", before), ("after fine-tuning", after)):
+    for name, summary in (("bundled weights", before), ("after fine-tuning", after)):
         print(f"{name:20}{summary['psnr']:7.2f} dB{summary['ssim']:8.3f}")
     for name in ("before", "after"):
         print(f"To look at, {name} fine-tuning: {output / name / PAGE_NAME}")

@@ -2,7 +2,8 @@
 
 import sys
 
-from mg.cli.train import main
+from mg.cli.command import run
+from mg.cli.train import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(command))

@@ -1,9 +1,7 @@
 """Rewrite a checkpoint: as `.ckpt`, MindSpore's format, or `.safetensors`, in half precision, or
 with its own scaling."""
 
-import sys
-
-from mg.cli.command import Parser, run
+from mg.cli.command import Parser
 from mg.files import sha256
 from mg.latents import LatentDataset
 from mg.latents.stats import latent_statistics
@@ -38,12 +36,3 @@ def _factors(directory: str, checkpoint: str) -> dict[str, float]:
         raise ValueError(f"{directory}: latents of another checkpoint, expected {checkpoint}'s")
     statistics = latent_statistics(directory)
     return {key: statistics[key] for key in ("scaling_factor", "shift_factor")}
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg convert-checkpoint`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

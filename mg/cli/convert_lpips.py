@@ -1,10 +1,9 @@
 """Make the LPIPS weights' file from torchvision's features and the `lpips` package's heads."""
 
 import re
-import sys
 from pathlib import Path
 
-from mg.cli.command import Parser, run
+from mg.cli.command import Parser
 
 _KEPT = re.compile(r"^(features\.\d+\.|lin\d+\.model\.1\.)")
 
@@ -66,12 +65,3 @@ def _read(path: str) -> dict:
     ) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
         raise ValueError(f"{path}: not a PyTorch file of tensors ({reason})") from None
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg convert-lpips`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 """Decode a latent file to a video."""
 
-import sys
-
-from mg.cli.command import counted, parse, run, settings_parser
+from mg.cli.command import counted, parse, settings_parser
 from mg.inference.settings import Decoding
 
 
@@ -22,12 +20,3 @@ def command(args: list[str] | None) -> None:
         f"Wrote {settings.target}: {counted(video.frames, 'frame')} of "
         f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
     )
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg decode`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

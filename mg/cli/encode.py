@@ -1,8 +1,6 @@
 """Encode one video to a latent file."""
 
-import sys
-
-from mg.cli.command import counted, parse, run, settings_parser
+from mg.cli.command import counted, parse, settings_parser
 from mg.inference.settings import FileEncoding
 
 
@@ -25,12 +23,3 @@ def command(args: list[str] | None) -> None:
         f"{video.width}x{video.height} pixels, {float(video.fps):g} frames/s"
         f"{'' if video.times is None else ' on average'}"
     )
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg encode`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 """Encode the videos of a data set to latents, once each, for training on them."""
 
-import sys
-
-from mg.cli.command import SOME_FAILED, counted, parse, run, settings_parser
+from mg.cli.command import SOME_FAILED, counted, parse, settings_parser
 from mg.inference.dataset_settings import DatasetEncoding
 
 
@@ -27,12 +25,3 @@ def command(args: list[str] | None) -> int:
     if summary.failed:
         print(f"{settings.output_path}/bad.csv says why")
     return SOME_FAILED if summary.failed else 0
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg encode-dataset`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

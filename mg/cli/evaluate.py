@@ -1,9 +1,8 @@
 """Reconstruct videos by a TAE and measure PSNR and SSIM."""
 
-import sys
 from pathlib import Path
 
-from mg.cli.command import SOME_FAILED, parse, run, settings_parser
+from mg.cli.command import SOME_FAILED, parse, settings_parser
 from mg.evaluation.settings import Evaluation
 
 
@@ -26,12 +25,3 @@ def command(args: list[str] | None) -> int:
     if evaluation.report:
         print(f"To look at: {Path(evaluation.output_path) / PAGE_NAME}")
     return SOME_FAILED if summary["failed"] else 0
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `scripts/inference_tae.py`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

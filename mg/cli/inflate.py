@@ -1,8 +1,6 @@
 """Make a TAE's first checkpoint from an image autoencoder's."""
 
-import sys
-
-from mg.cli.command import Parser, run
+from mg.cli.command import Parser
 from mg.files import check_apart
 
 
@@ -31,12 +29,3 @@ def command(args: list[str] | None) -> None:
     write_weights(options.target, arrays, config)
     count = sum(array.size for array in arrays.values())
     print(f"Wrote {options.target}: {count / 1e6:.1f} M parameters, config {config}")
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `inflate_vae_to_tae.py`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -37,8 +37,8 @@ def main(args: list[str] | None = None) -> int:
         return _refuse(f"unknown command '{name}'")
     sys.argv[0] = f"mg {name}"  # what the command's own help calls it
     module = f"mg.cli.{name.replace('-', '_')}"
-    # Run as a command itself, as Ctrl-C may come while the imports take their time.
-    return run(lambda args: importlib.import_module(module).main(args), rest)
+    # Imported inside, since Ctrl-C may come while that takes its time.
+    return run(lambda args: importlib.import_module(module).command(args), rest)
 
 
 def _refuse(reason: str) -> int:

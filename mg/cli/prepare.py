@@ -1,8 +1,6 @@
 """Make train.csv, val.csv, test.csv and bad.csv of a folder of videos."""
 
-import sys
-
-from mg.cli.command import parse, run, settings_parser
+from mg.cli.command import parse, settings_parser
 from mg.data.prepare import Preparation, prepare
 
 
@@ -28,12 +26,3 @@ def command(args: list[str] | None) -> None:
         )
     if summary.bad:
         print(f"{summary.bad} videos cannot be used: {preparation.out}/bad.csv says why")
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg prepare`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 """Reconstruct one video by a TAE."""
 
-import sys
-
-from mg.cli.command import counted, parse, run, settings_parser
+from mg.cli.command import counted, parse, settings_parser
 from mg.inference.settings import Reconstruction
 
 
@@ -25,12 +23,3 @@ def command(args: list[str] | None) -> None:
     print(f"Wrote {settings.target}: {counted(scores.frames, 'frame')}{measured}")
     if settings.report is not None:
         print(f"To look at: {settings.report}")
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg reconstruct`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

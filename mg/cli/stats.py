@@ -1,9 +1,8 @@
 """Print the mean and standard deviation of a directory of latents."""
 
 import json
-import sys
 
-from mg.cli.command import Parser, run
+from mg.cli.command import Parser
 from mg.latents.stats import latent_statistics
 
 
@@ -16,12 +15,3 @@ def command(args: list[str] | None) -> None:
     parser.add_argument("directory", help="What `mg encode-dataset` wrote.")
     statistics = latent_statistics(parser.parse_args(args).directory)
     print(json.dumps(statistics, indent=2))
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `mg stats`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,6 @@
 """Train a TAE. Worker processes import this module too, so frameworks are imported inside."""
 
-import sys
-
-from mg.cli.command import parse, run, settings_parser
+from mg.cli.command import parse, settings_parser
 from mg.training.recipe import Recipe
 
 
@@ -28,12 +26,3 @@ def read_recipe(args: list[str] | None) -> Recipe:
     """The recipe of a command line, `--config FILE` included."""
     parser = settings_parser(Recipe, "Train Movie Gen's Temporal Autoencoder on videos.")
     return parse(parser, Recipe, args)
-
-
-def main(args: list[str] | None = None) -> int:
-    """The command `scripts/train_tae.py`."""
-    return run(command, args)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

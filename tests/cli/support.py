@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+import mg.cli.command
 from mg.data import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,11 +34,11 @@ class Outcome:
             assert text in self.err[0]
 
 
-def run(main, args, capsys) -> Outcome:
-    """Run a command's `main` in this process."""
+def run(command, args, capsys) -> Outcome:
+    """Run a command in this process."""
     capsys.readouterr()
     try:
-        code = main([str(arg) for arg in args])
+        code = mg.cli.command.run(command, [str(arg) for arg in args])
     except SystemExit as exit:  # of the command line's parser
         code = exit.code
     captured = capsys.readouterr()

@@ -143,14 +143,6 @@ def test_help_comes_from_any_directory(tmp_path, script, option):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("module", ["convert_checkpoint", "convert_lpips", "train", "evaluate"])
-def test_every_command_is_a_module_too(tmp_path, module):
-    outcome = run_process("-m", f"mg.cli.{module}", "--help", cwd=tmp_path)
-    assert outcome.code == 0
-    assert "usage:" in outcome.out[0]
-
-
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("args", "scaled", "compiles"),
     [

@@ -11,7 +11,7 @@ from .support import run, write_checkpoint
 
 
 def convert(source, target, capsys):
-    return run(convert_checkpoint.main, ["--src", source, "--target", target], capsys)
+    return run(convert_checkpoint.command, ["--src", source, "--target", target], capsys)
 
 
 def assert_same(first, second):
@@ -69,7 +69,9 @@ def test_a_missing_source_is_named_in_one_line(tmp_path, capsys):
 @pytest.mark.once
 def test_half_precision_halves_the_file_and_rounds_each_number(tmp_path, capsys):
     source, target = write_checkpoint(tmp_path / "a.safetensors", ch=64), tmp_path / "b.safetensors"
-    outcome = run(convert_checkpoint.main, ["--src", source, "--target", target, "--half"], capsys)
+    outcome = run(
+        convert_checkpoint.command, ["--src", source, "--target", target, "--half"], capsys
+    )
     assert outcome.code == 0
     assert target.stat().st_size < 0.6 * source.stat().st_size
     (arrays, config), (halved, same) = read_weights(source), read_weights(target)
@@ -86,7 +88,7 @@ def test_what_half_precision_does_not_hold_is_named_and_nothing_is_written(tmp_p
     for value in (1e6, np.inf, np.nan):
         write_weights(source, {**arrays, name: np.full_like(arrays[name], value)}, config)
         args = ["--src", source, "--target", target, "--half"]
-        run(convert_checkpoint.main, args, capsys).assert_refused(name)
+        run(convert_checkpoint.command, args, capsys).assert_refused(name)
         assert not target.exists()
 
 
@@ -97,11 +99,11 @@ def test_scaling_comes_from_latents_of_the_same_checkpoint(tmp_path, capsys):
     write_latents(latents, checkpoint_sha256=sha256(source))
     write_latents(others)
     args = ["--src", source, "--target", target, "--latents"]
-    run(convert_checkpoint.main, [*args, others], capsys).assert_refused("of another checkpoint")
+    run(convert_checkpoint.command, [*args, others], capsys).assert_refused("of another checkpoint")
     missing = ["--src", tmp_path / "none.safetensors", *args[2:], latents]
-    run(convert_checkpoint.main, missing, capsys).assert_refused("none.safetensors: no such")
+    run(convert_checkpoint.command, missing, capsys).assert_refused("none.safetensors: no such")
     assert not target.exists()
-    assert run(convert_checkpoint.main, [*args, latents], capsys).code == 0
+    assert run(convert_checkpoint.command, [*args, latents], capsys).code == 0
     (arrays, config), (same, scaled) = read_weights(source), read_weights(target)
     assert all(np.array_equal(arrays[name], same[name]) for name in arrays)
     factors = {key: latent_statistics(latents)[key] for key in ("scaling_factor", "shift_factor")}

@@ -39,7 +39,7 @@ def save_pth(path, arrays):
 
 def convert(features, heads, target, capsys):
     args = ["--features", features, "--heads", heads, "--target", target]
-    return run(convert_lpips.main, args, capsys)
+    return run(convert_lpips.command, args, capsys)
 
 
 def distances(weights, rng):

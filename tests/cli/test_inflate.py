@@ -38,7 +38,7 @@ def image_vae(tmp_path_factory):
 
 
 def inflate_to(source, target, capsys):
-    return run(inflate.main, ["--src", source, "--target", target], capsys)
+    return run(inflate.command, ["--src", source, "--target", target], capsys)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -87,7 +87,7 @@ def test_a_missing_source_is_named_in_one_line(tmp_path, capsys):
     target = tmp_path / "tae.safetensors"
     for source in (tmp_path / "none.safetensors", tmp_path):
         inflate_to(source, target, capsys).assert_refused(str(source), "no such file")
-    run(inflate.main, ["--target", target], capsys).assert_refused("src")
+    run(inflate.command, ["--target", target], capsys).assert_refused("src")
     assert not target.exists()
 
 

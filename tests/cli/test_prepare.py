@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg.cli.prepare import main
+from mg.cli.prepare import command
 from mg.data import TrainingClips, count_frames, read_entries, training_batches, write_video
 
 from .support import process_environment, run, run_process, waves
@@ -62,7 +62,7 @@ def test_every_video_gets_a_row_with_what_a_full_decode_tells(tmp_path, capsys, 
     Image.new("RGB", (9, 9)).save(folder / "image.png")
     write_clip(folder / ".hidden" / "x.mp4")
     out = tmp_path / "new" / "csv"
-    outcome = run(main, [folder, "--out", out, "--num_workers", num_workers], capsys)
+    outcome = run(command, [folder, "--out", out, "--num_workers", num_workers], capsys)
     assert outcome.code == 0, outcome.err
     rows = sorted(
         (row for name in SETS for row in read_rows(out / f"{name}.csv")), key=lambda r: r["video"]
@@ -81,7 +81,7 @@ def test_every_video_gets_a_row_with_what_a_full_decode_tells(tmp_path, capsys, 
 
 
 def test_what_it_writes_is_what_training_reads(ucf, tmp_path, capsys):
-    assert run(main, [ucf, "--out", tmp_path], capsys).code == 0
+    assert run(command, [ucf, "--out", tmp_path], capsys).code == 0
     entries = read_entries(tmp_path / "train.csv", ucf)
     assert {entry.num_frames for entry in entries} == {3}
     files = {"csv_path": str(tmp_path / "train.csv"), "video_folder": str(ucf)}
@@ -91,7 +91,7 @@ def test_what_it_writes_is_what_training_reads(ucf, tmp_path, capsys):
 
 
 def test_real_clips_get_their_true_counts_and_sizes(test_data, manifest, tmp_path, capsys):
-    outcome = run(main, [test_data / "clips", "--out", tmp_path], capsys)
+    outcome = run(command, [test_data / "clips", "--out", tmp_path], capsys)
     assert outcome.code == 0
     rows = [row for name in SETS for row in read_rows(tmp_path / f"{name}.csv")]
     expected = {
@@ -103,7 +103,7 @@ def test_real_clips_get_their_true_counts_and_sizes(test_data, manifest, tmp_pat
 
 
 def test_groups_stay_together_and_files_come_sorted(ucf, tmp_path, capsys):
-    assert run(main, [ucf, "--out", tmp_path, "--test_share", "0.4"], capsys).code == 0
+    assert run(command, [ucf, "--out", tmp_path, "--test_share", "0.4"], capsys).code == 0
     sets = read_sets(tmp_path)
     assert sorted(sum(sets.values(), [])) == sorted(
         path.relative_to(ucf).as_posix() for path in ucf.rglob("*.mp4")
@@ -120,8 +120,8 @@ def test_the_same_files_elsewhere_are_split_alike(ucf, tmp_path, capsys):
         target = copy / path.relative_to(ucf)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    run(main, [ucf, "--out", tmp_path / "first"], capsys)
-    run(main, [copy, "--out", tmp_path / "second", "--num_workers", 1], capsys)
+    run(command, [ucf, "--out", tmp_path / "first"], capsys)
+    run(command, [copy, "--out", tmp_path / "second", "--num_workers", 1], capsys)
     for name in (*SETS, "bad"):
         first, second = (tmp_path / out / f"{name}.csv" for out in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
@@ -132,7 +132,7 @@ def test_the_pattern_of_groups_can_be_chosen(tmp_path, capsys):
         for scene in range(3):
             write_clip(tmp_path / f"film{film}-{scene}.mp4", 1)
     args = [tmp_path, "--out", tmp_path / "csv", "--group_pattern", r"film\d"]
-    assert run(main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     films = [{video[:5] for video in videos} for videos in read_sets(tmp_path / "csv").values()]
     assert [len(part) for part in films] == [2, 1, 1]
     assert len(set.union(*films)) == 4
@@ -147,7 +147,7 @@ def test_official_split_files_decide_and_what_does_not_fit_is_counted(ucf, tmp_p
     (lists / "testlist02.txt").write_text("\n".join([*test, "A/gone.mp4"]) + "\n")
     (lists / "trainlist02.txt").write_text("".join(f"{name} 1\n" for name in train))
     args = [ucf, "--out", tmp_path, "--split_files", lists, "--split", 2]
-    outcome = run(main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 0, outcome.err
     sets = read_sets(tmp_path)
     assert sets["test"] == test
@@ -187,7 +187,7 @@ def write_bad_files(folder):
 def test_bad_files_are_listed_with_the_reason_and_do_not_matter(tmp_path, capsys):
     folder = tmp_path / "videos"
     expected = write_bad_files(folder)
-    outcome = run(main, [folder, "--out", tmp_path], capsys)
+    outcome = run(command, [folder, "--out", tmp_path], capsys)
     assert outcome.code == 0, outcome.err
     rows = read_rows(tmp_path / "bad.csv")
     assert [row["video"] for row in rows] == list(expected)
@@ -207,7 +207,7 @@ def test_a_video_with_damaged_frames_is_bad(tmp_path, capsys, rng):
     place = content.find(b"mdat") + 3 * len(content) // 4
     content[place : place + 200] = bytes(200)
     (tmp_path / "damaged.mp4").write_bytes(content)
-    assert run(main, [tmp_path, "--out", tmp_path / "csv"], capsys).code == 0
+    assert run(command, [tmp_path, "--out", tmp_path / "csv"], capsys).code == 0
     (row,) = read_rows(tmp_path / "csv" / "bad.csv")
     assert row["video"] == "damaged.mp4"
     assert "damaged" in row["reason"] or "cannot be read" in row["reason"]
@@ -231,7 +231,7 @@ def test_a_video_that_kills_the_process_that_decodes_it_is_bad_and_the_rest_goes
 
     killer = threading.Thread(target=kill_the_first_workers)
     killer.start()
-    outcome = run(main, [tmp_path, "--out", tmp_path / "csv", "--num_workers", 1], capsys)
+    outcome = run(command, [tmp_path, "--out", tmp_path / "csv", "--num_workers", 1], capsys)
     killer.join()
     assert outcome.code == 0
     reason = "the process that decodes it ends: killed by signal 9, perhaps for lack of memory"
@@ -249,7 +249,7 @@ def test_sizes_are_those_of_the_upright_picture(tmp_path, capsys):
     turned = nil + one + nil + minus + nil * 4 + end
     place = content.find(upright, content.find(b"tkhd"))
     (tmp_path / "lying.mp4").write_bytes(content[:place] + turned + content[place + len(upright) :])
-    assert run(main, [tmp_path, "--out", tmp_path], capsys).code == 0
+    assert run(command, [tmp_path, "--out", tmp_path], capsys).code == 0
     (row,) = read_rows(tmp_path / "train.csv")
     assert (row["width"], row["height"]) == ("16", "32")
 
@@ -260,7 +260,7 @@ def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path, capsys)
     write_clip(folder / "b.mp4")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
     (folder / "self").symlink_to(folder)
-    assert run(main, [folder, "--out", tmp_path], capsys).code == 0
+    assert run(command, [folder, "--out", tmp_path], capsys).code == 0
     assert sorted(sum(read_sets(tmp_path).values(), [])) == ["b.mp4", "linked/a.mp4"]
 
 
@@ -270,7 +270,7 @@ def test_a_file_is_listed_once_by_its_own_name_if_it_has_one_here(tmp_path, caps
     write_clip(tmp_path / "elsewhere.mp4")
     for name, file in (("a", "b.mp4"), ("d", "../elsewhere.mp4"), ("c", "../elsewhere.mp4")):
         (folder / f"{name}.mp4").symlink_to(file)
-    assert run(main, [folder, "--out", tmp_path], capsys).code == 0
+    assert run(command, [folder, "--out", tmp_path], capsys).code == 0
     assert sorted(sum(read_sets(tmp_path).values(), [])) == ["b.mp4", "c.mp4"]
 
 
@@ -278,7 +278,7 @@ def test_a_folders_own_name_counts_and_not_that_of_a_link_to_it(tmp_path, capsys
     folder = tmp_path / "videos"
     write_clip(folder / "b" / "a.mp4")
     (folder / "a").symlink_to("b")
-    assert run(main, [folder, "--out", tmp_path], capsys).code == 0
+    assert run(command, [folder, "--out", tmp_path], capsys).code == 0
     assert sum(read_sets(tmp_path).values(), []) == ["b/a.mp4"]
 
 
@@ -297,22 +297,22 @@ def test_a_folders_own_name_counts_and_not_that_of_a_link_to_it(tmp_path, capsys
     ],
 )
 def test_options_out_of_range_are_named_in_one_line(ucf, tmp_path, capsys, change, message):
-    outcome = run(main, [ucf, "--out", tmp_path / "csv", *change], capsys)
+    outcome = run(command, [ucf, "--out", tmp_path / "csv", *change], capsys)
     outcome.assert_refused(message)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_folder_of_videos_is_refused_in_one_line(tmp_path, capsys):
     out = ["--out", tmp_path / "csv"]
-    run(main, [tmp_path / "none", *out], capsys).assert_refused("none: no such folder of videos")
-    run(main, [tmp_path, *out], capsys).assert_refused("holds no video")
-    run(main, out, capsys).assert_refused("folder")
+    run(command, [tmp_path / "none", *out], capsys).assert_refused("none: no such folder of videos")
+    run(command, [tmp_path, *out], capsys).assert_refused("holds no video")
+    run(command, out, capsys).assert_refused("folder")
     (tmp_path / "a.mp4").write_text("text")
-    outcome = run(main, [tmp_path, *out, "--num_workers", 0], capsys)
+    outcome = run(command, [tmp_path, *out, "--num_workers", 0], capsys)
     assert outcome.code == 2
     assert "none of 1 videos can be decoded; the first: a.mp4: cannot be read" in outcome.err[-1]
-    run(main, [tmp_path / "a.mp4", *out], capsys).assert_refused("no such folder of videos")
-    run(main, [tmp_path, "--out", tmp_path / "a.mp4"], capsys).assert_refused("not a folder")
+    run(command, [tmp_path / "a.mp4", *out], capsys).assert_refused("no such folder of videos")
+    run(command, [tmp_path, "--out", tmp_path / "a.mp4"], capsys).assert_refused("not a folder")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -321,10 +321,12 @@ def test_folders_that_cannot_be_read_or_written_are_refused(tmp_path, capsys):
     write_clip(tmp_path / "videos" / "locked" / "a.mp4")
     (tmp_path / "videos" / "locked").chmod(0)
     out = tmp_path / "csv"
-    run(main, [tmp_path / "videos", "--out", out], capsys).assert_refused("locked: cannot be read")
+    run(command, [tmp_path / "videos", "--out", out], capsys).assert_refused(
+        "locked: cannot be read"
+    )
     (tmp_path / "videos" / "locked").chmod(0o755)
     out.mkdir(mode=0o555)
-    run(main, [tmp_path / "videos", "--out", out], capsys).assert_refused("cannot be written")
+    run(command, [tmp_path / "videos", "--out", out], capsys).assert_refused("cannot be written")
 
 
 def test_an_interruption_leaves_nothing(tmp_path):

@@ -21,9 +21,12 @@ from cli.support import (
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mg import backend
-from mg.cli import evaluate as command
+from mg.cli.evaluate import command
+from mg.cli.main import main
 from mg.data import count_frames, read_fps, read_frames, write_video
 from mg.evaluation import evaluate as evaluation
+from mg.evaluation import network
+from mg.models.tae.config import check_config
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import read_weights, write_weights
 
@@ -61,7 +64,7 @@ def evaluate_flags(checkpoint, folder, output, **changes):
 def evaluated(videos, checkpoint, tmp_path_factory):
     """What the README's command writes for these videos, as by default."""
     output = tmp_path_factory.mktemp("out") / "samples" / "recons"
-    assert command.main(evaluate_flags(checkpoint, videos, output)) == 0
+    assert main(["evaluate", *evaluate_flags(checkpoint, videos, output)]) == 0
     return output
 
 
@@ -77,7 +80,7 @@ def summary_of(output):
 class Exact:
     """A network that gives back what it gets, at no cost."""
 
-    config = TINY
+    config = check_config(TINY)
 
     def __init__(self, path, **options):
         read_weights(path)
@@ -95,7 +98,7 @@ class Exact:
 
 @pytest.fixture
 def exact(monkeypatch):
-    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Exact)
+    monkeypatch.setattr(network, "TemporalAutoencoder", Exact)
     return Exact
 
 
@@ -150,7 +153,7 @@ def test_summary_says_what_was_measured_and_by_what(evaluated, videos, checkpoin
 
 def test_two_runs_give_identical_files(evaluated, videos, checkpoint, tmp_path, capsys):
     output = tmp_path / "again"
-    outcome = run(command.main, evaluate_flags(checkpoint, videos, output), capsys)
+    outcome = run(command, evaluate_flags(checkpoint, videos, output), capsys)
     assert outcome.code == 0
     first, second = summary_of(evaluated), summary_of(output)
     assert first["settings"].pop("output_path") != second["settings"].pop("output_path")
@@ -166,7 +169,7 @@ def test_two_runs_give_identical_files(evaluated, videos, checkpoint, tmp_path, 
 def test_batch_size_does_not_matter(evaluated, videos, checkpoint, tmp_path, capsys):
     output = tmp_path / "out"
     args = evaluate_flags(checkpoint, videos, output, batch_size=2, compile=False)
-    assert run(command.main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     first, second = rows_of(evaluated), rows_of(output)
     for name in NAMES:
         for key in ("psnr", "ssim"):
@@ -175,7 +178,7 @@ def test_batch_size_does_not_matter(evaluated, videos, checkpoint, tmp_path, cap
 
 def test_a_perfect_reconstruction_has_the_caps(videos, checkpoint, tmp_path, capsys, exact):
     args = evaluate_flags(checkpoint, videos, tmp_path / "out", batch_size=2, use_tile=True)
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 0
     assert outcome.out[0].startswith("PSNR 100.00 dB, SSIM 1.0000: means over 3 videos")
     assert exact.shapes == [(2, 3, FRAMES, SIZE, SIZE), (1, 3, FRAMES, SIZE, SIZE)]
@@ -188,12 +191,12 @@ def test_means_are_over_videos_and_not_over_all_frames(tmp_path, checkpoint, cap
             bright = (video.mean((1, 2, 3, 4)).reshape(-1, 1, 1, 1, 1) > 0).float()
             return video * (1 - 0.5 * bright)
 
-    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Spoils)
+    monkeypatch.setattr(network, "TemporalAutoencoder", Spoils)
     for name, length, level in (("a.mp4", 8, 30), ("b.mp4", 1, 230)):
         write_video(tmp_path / name, np.full((length, 16, 16, 3), level, np.uint8), fps=5)
     write_index(tmp_path, ["a.mp4", "b.mp4"])
     args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", num_frames=8)
-    assert run(command.main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     rows = rows_of(tmp_path / "out")
     assert float(rows["a.mp4"]["psnr"]) == 100
     assert float(rows["b.mp4"]["psnr"]) < 20
@@ -206,10 +209,10 @@ def test_a_short_clip_is_scored_on_its_own_frames_alone(tmp_path, checkpoint, ca
         def decode(self, video, *target):
             return backend.cat((video[:, :, :3], 0 * video[:, :, 3:]), 2)
 
-    monkeypatch.setattr(evaluation, "TemporalAutoencoder", SpoilsTheEnd)
+    monkeypatch.setattr(network, "TemporalAutoencoder", SpoilsTheEnd)
     write_dataset(tmp_path, ["a.mp4"], num_frames=3)
     args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out")
-    assert run(command.main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     row = rows_of(tmp_path / "out")["a.mp4"]
     assert (row["frames"], float(row["psnr"])) == ("3", 100)
     assert count_frames(tmp_path / "out" / "a.mp4") == 3
@@ -222,7 +225,7 @@ def test_sample_stride_takes_every_nth_frame(
     write_dataset(tmp_path, ["a.mp4"], num_frames=11)
     options = {"num_frames": num_frames, "sample_stride": 3}
     args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", **options)
-    assert run(command.main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     assert rows_of(tmp_path / "out")["a.mp4"]["frames"] == str(expected)
     written = tmp_path / "out" / "a.mp4"
     assert count_frames(written) == expected
@@ -237,7 +240,7 @@ def test_tiles_and_lpips_are_optional(videos, test_data, checkpoint, tmp_path, c
     options = {"use_tile": True, "lpips_weights": weights, "compile": False}
     options |= {"num_frames": 34, "image_size": 32}
     output = tmp_path / "out"
-    outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, output, **options), capsys)
+    outcome = run(command, evaluate_flags(checkpoint, tmp_path, output, **options), capsys)
     assert outcome.code == 0
     row, summary = rows_of(output)["a.mp4"], summary_of(output)
     assert 0 < float(row["lpips"]) < 2
@@ -252,7 +255,7 @@ def test_both_formats_of_a_checkpoint_give_the_same_numbers(
     ckpt = tmp_path / "tae.ckpt"
     write_weights(ckpt, *read_weights(checkpoint))
     args = evaluate_flags(ckpt, videos, tmp_path / "out")
-    assert run(command.main, args, capsys).code == 0
+    assert run(command, args, capsys).code == 0
     assert rows_of(tmp_path / "out") == rows_of(evaluated)
     assert (
         summary_of(tmp_path / "out")["checkpoint_sha256"]
@@ -291,7 +294,7 @@ def test_a_page_of_an_earlier_run_goes_with_its_numbers(tmp_path, checkpoint, ca
     write_index(tmp_path, ["a.mp4"])
     for report in (True, False):
         args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", report=report)
-        assert run(command.main, args, capsys).code == 0
+        assert run(command, args, capsys).code == 0
         assert (tmp_path / "out" / "report.html").exists() == report
 
 
@@ -302,7 +305,7 @@ def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint
         write_video(folder / name, np.full((2, 16, 16, 3), 50 * number, np.uint8), fps=10)
     write_index(folder, names)
     output = tmp_path / "out"
-    assert run(command.main, evaluate_flags(checkpoint, folder, output), capsys).code == 0
+    assert run(command, evaluate_flags(checkpoint, folder, output), capsys).code == 0
     paths = evaluation.reconstruction_paths(output, names)
     for number, name in enumerate(names):
         shown = read_frames(paths[name], [0])[0].astype(float)
@@ -313,7 +316,7 @@ def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint
 def test_videos_of_the_data_set_are_never_replaced(tmp_path, checkpoint, capsys, exact):
     write_dataset(tmp_path, ["a.mp4", "b.mp4"])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    outcome = run(command.main, evaluate_flags(checkpoint, tmp_path, tmp_path), capsys)
+    outcome = run(command, evaluate_flags(checkpoint, tmp_path, tmp_path), capsys)
     outcome.assert_refused("a.mp4", "itself, expected another place to write")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -338,7 +341,7 @@ def test_the_csv_is_never_replaced(videos, tmp_path, checkpoint, capsys, exact, 
     index = (tmp_path / "videos.csv").rename(tmp_path / name)
     before = index.read_bytes()
     args = evaluate_flags(checkpoint, videos, tmp_path, csv_path=index)
-    run(command.main, args, capsys).assert_refused(name, "itself, expected another place to write")
+    run(command, args, capsys).assert_refused(name, "itself, expected another place to write")
     assert list(tmp_path.iterdir()) == [index]
     assert index.read_bytes() == before
 
@@ -357,7 +360,7 @@ def test_broken_videos_are_reported_and_the_rest_goes_on(
     write_index(folder, names)
     output = tmp_path / "out"
     args = evaluate_flags(checkpoint, folder, output, batch_size=2)
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 1
     assert "means over 2 videos, 4 failed" in outcome.out[0]
     rows = rows_of(output)
@@ -390,10 +393,10 @@ def test_a_video_whose_latents_are_not_finite_is_reported_and_the_rest_goes_on(
             factor = np.where(bright, np.float32(np.inf), np.float32(1))
             return z, mean * backend.from_numpy(factor), logvar
 
-    monkeypatch.setattr(evaluation, "TemporalAutoencoder", Overflows)
+    monkeypatch.setattr(network, "TemporalAutoencoder", Overflows)
     output = tmp_path / "out"
     args = evaluate_flags(checkpoint, tmp_path, output, batch_size=batch_size)
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 1
     rows = rows_of(output)
     assert list(rows) == names
@@ -410,7 +413,7 @@ def test_a_ruined_network_is_an_error(checkpoint, videos, tmp_path, capsys):
         backend.assign(bias, np.full(tuple(bias.shape), 3e38, np.float32))
     tae.save_checkpoint(tmp_path / "large.safetensors")
     args = evaluate_flags(tmp_path / "large.safetensors", videos, tmp_path / "out")
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 2
     assert "none of its 3 videos could be evaluated; the first: a.mp4: " in outcome.err[-1]
 
@@ -419,7 +422,7 @@ def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
     (tmp_path / "a.mp4").write_text("no video")
     write_index(tmp_path, ["a.mp4", "b.mp4"])
     args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out")
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 2
     assert "none of its 2 videos could be evaluated; the first: " in outcome.err[-1]
     assert not any("Traceback" in line for line in outcome.err)
@@ -450,7 +453,7 @@ def test_what_does_not_fit_is_named_in_one_line_and_nothing_is_written(
     videos, checkpoint, tmp_path, capsys, changes, expected
 ):
     args = evaluate_flags(checkpoint, videos, tmp_path / "out", **changes)
-    outcome = run(command.main, args, capsys)
+    outcome = run(command, args, capsys)
     assert outcome.code == 2
     assert all(text in outcome.err[-1] for text in expected), outcome.err
     assert not list(tmp_path.iterdir())
@@ -464,7 +467,7 @@ def test_a_truncated_checkpoint_is_named_in_one_line(
     path = tmp_path / f"cut{suffix}"
     write_weights(path, *read_weights(checkpoint))
     path.write_bytes(path.read_bytes()[:kept])
-    outcome = run(command.main, evaluate_flags(path, videos, tmp_path / "out"), capsys)
+    outcome = run(command, evaluate_flags(path, videos, tmp_path / "out"), capsys)
     outcome.assert_refused(str(path))
     assert not (tmp_path / "out").exists()
 
@@ -473,19 +476,19 @@ def test_an_empty_csv_is_named_in_one_line(videos, checkpoint, tmp_path, capsys)
     for text in ("", "video\n"):
         (tmp_path / "empty.csv").write_text(text)
         args = evaluate_flags(checkpoint, videos, tmp_path / "out", csv_path=tmp_path / "empty.csv")
-        run(command.main, args, capsys).assert_refused("empty.csv")
+        run(command, args, capsys).assert_refused("empty.csv")
 
 
 def test_a_file_where_the_output_should_be_is_named(videos, checkpoint, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
     for output in (tmp_path / "file", tmp_path / "file" / "deeper"):
-        outcome = run(command.main, evaluate_flags(checkpoint, videos, output), capsys)
+        outcome = run(command, evaluate_flags(checkpoint, videos, output), capsys)
         outcome.assert_refused(str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_help_has_a_line_for_every_key(capsys):
-    outcome = run(command.main, ["--help"], capsys)
+    outcome = run(command, ["--help"], capsys)
     assert outcome.code == 0
     text = " ".join(" ".join(outcome.out).split())
     for key in evaluation.Evaluation.__dataclass_fields__:
@@ -498,5 +501,5 @@ def test_a_broken_video_is_on_the_page_too(videos, checkpoint, tmp_path, capsys)
     (folder / "text.mp4").write_text("I am no video")
     write_index(folder, ["a.mp4", "text.mp4"])
     output = tmp_path / "out"
-    run(command.main, evaluate_flags(checkpoint, folder, output, report=True), capsys)
+    run(command, evaluate_flags(checkpoint, folder, output, report=True), capsys)
     assert "text.mp4: cannot be read" in (output / "report.html").read_text()

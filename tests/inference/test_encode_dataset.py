@@ -11,7 +11,7 @@ from devices import HAS_HALF
 from PIL import Image
 
 from mg import backend
-from mg.cli import encode_dataset as command
+from mg.cli.encode_dataset import command
 from mg.data import count_frames, read_frames, to_float, write_video
 from mg.latents import LatentDataset
 from mg.latents.encoding import draw
@@ -52,7 +52,7 @@ def encode(videos, checkpoint, tmp_path, capsys):
 
     def encode(name="out", *, code=0, videos=videos, checkpoint=checkpoint, **changes):
         args = encode_flags(videos, tmp_path / name, checkpoint, **changes)
-        outcome = run(command.main, args, capsys)
+        outcome = run(command, args, capsys)
         assert outcome.code == code, outcome
         encode.outcome = outcome
         return tmp_path / name
@@ -335,9 +335,9 @@ def test_broken_videos_are_listed_and_the_rest_goes_on(encode, videos, tmp_path)
     for name, reason in (
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
-        ("folder.mp4", "no such video file"),
-        ("pipe.mp4", "no such video file"),
-        ("/dev/zero", "no such video file"),
+        ("folder.mp4", "not a file"),
+        ("pipe.mp4", "not a file"),
+        ("/dev/zero", "not a file"),
         ("short.mp4", "shorter than a clip of 4 frames"),
         ("tiny.mp4", "6x1 pixels"),
         ("none.mp4", "no such video file"),

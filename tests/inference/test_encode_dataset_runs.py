@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cli.support import (
+    ROOT,
     process_environment,
     run_process,
     waves,
@@ -30,7 +31,8 @@ from .latent_runs import assert_clean, assert_same_latents, encode_flags, keys_o
 
 pytestmark = pytest.mark.once
 
-COMMAND = ("-m", "mg.cli.encode_dataset")
+COMMAND = ("-m", "mg", "encode-dataset")
+PROGRAM = ROOT / "mg" / "__main__.py"  # launchers want a file
 NAMES = [f"{number}.mp4" for number in range(10)]
 OPTIONS = {"stored": "sample", "batch_size": 2, "shard_minutes": 0}
 
@@ -203,7 +205,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
     wait_for_shards(process, output, 4)
     process.kill()
     process.communicate(timeout=60)
-    launcher = start_two(entry(tmp_path), args, tmp_path)
+    launcher = start_two(PROGRAM, [COMMAND[-1], *args], tmp_path)
     wait_for_shards(launcher, output, 18)
     time.sleep(rng.uniform(0, 0.05))
     kill_all(launcher)
@@ -215,15 +217,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
     assert_as_uninterrupted(output, uninterrupted)
 
 
-def entry(folder):
-    """The command as a script, as launchers want it."""
-    script = folder / "encode.py"
-    script.write_text("import sys\nfrom mg.cli.encode_dataset import main\nsys.exit(main())\n")
-    return script
-
-
 def run_two(args, folder):
-    process = start_two(entry(folder), args, folder)
+    process = start_two(PROGRAM, [COMMAND[-1], *args], folder)
     process.wait(timeout=300)
     text = printed(folder)
     assert "Encoded 11 videos, 0 done before, 1 failed" in text, text[-3000:]

@@ -64,12 +64,12 @@ def times_of(path):
     return np.array([float(time - times[0]) for time in times])
 
 
-def test_without_a_checkpoint_the_weights_in_the_box_are_used_and_named(tmp_path, capsys, caplog):
+def test_without_a_checkpoint_the_bundled_weights_are_used_and_named(tmp_path, capsys, caplog):
     write_video(tmp_path / "in.mp4", waves(1, num_frames=8, height=32, width=32), 25)
     args = ["reconstruct", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4")]
     with caplog.at_level("INFO"):
         assert_done(args, capsys)
-    assert "small weights in the box (docs/tae_small.md)" in caplog.text
+    assert "bundled small weights (docs/tae_small.md)" in caplog.text
     assert count_frames(tmp_path / "out.mp4") == 8
 
 

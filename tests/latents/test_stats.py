@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cli.support import run
 
-from mg.cli import stats as command
+from mg.cli.stats import command
 from mg.latents import LatentDataset
 from mg.latents.manifest import write_manifest
 from mg.latents.shards import shard_paths
@@ -113,14 +113,14 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
 
 def test_the_command_prints_json(tmp_path, capsys):
     write_latents(tmp_path)
-    outcome = run(command.main, [tmp_path], capsys)
+    outcome = run(command, [tmp_path], capsys)
     assert outcome.code == 0
     assert json.loads("\n".join(outcome.out)) == latent_statistics(tmp_path)
 
 
 def test_what_is_wrong_is_one_line(tmp_path, capsys):
-    run(command.main, [tmp_path / "none"], capsys).assert_refused("none", "manifest")
-    run(command.main, [], capsys).assert_refused("directory")
+    run(command, [tmp_path / "none"], capsys).assert_refused("none", "manifest")
+    run(command, [], capsys).assert_refused("directory")
     write_latents(tmp_path)
     shard_paths(tmp_path)[0].write_bytes(b"")
-    run(command.main, [tmp_path], capsys).assert_refused("not a whole shard")
+    run(command, [tmp_path], capsys).assert_refused("not a whole shard")

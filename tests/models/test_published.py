@@ -1,4 +1,4 @@
-"""The weights in the box."""
+"""The bundled weights."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from cli.support import train_flags, write_dataset
 
-from mg.cli import train
+from mg.cli.main import main
 
 
 @pytest.fixture(scope="package")
@@ -21,5 +21,5 @@ RUN = {"train_steps": 5, "log_interval": 2, "random_flip": True, "compile": "nul
 def run_directory(videos, tmp_path_factory) -> Path:
     """The directory of a run of five steps, on MindSpore in graph mode."""
     output = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    assert train.main(train_flags(videos, output, **RUN)) == 0
+    assert main(["train", *train_flags(videos, output, **RUN)]) == 0
     return output

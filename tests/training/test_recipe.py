@@ -26,7 +26,7 @@ def write_yaml(path, **keys):
 
 
 def test_help_has_a_line_for_every_key(capsys):
-    outcome = run(train.main, ["--help"], capsys)
+    outcome = run(train.command, ["--help"], capsys)
     assert outcome.code == 0
     text = " ".join(" ".join(outcome.out).split())
     for field in dataclasses.fields(Recipe):
@@ -162,7 +162,7 @@ def test_a_wrong_value_is_named_in_one_line_and_nothing_is_written(
     tmp_path, capsys, changes, expected
 ):
     write_index(tmp_path, ["a.mp4"])
-    outcome = run(train.main, train_flags(tmp_path, tmp_path / "run", **changes), capsys)
+    outcome = run(train.command, train_flags(tmp_path, tmp_path / "run", **changes), capsys)
     outcome.assert_refused(*expected)
     assert not (tmp_path / "run").exists()
 
@@ -170,14 +170,14 @@ def test_a_wrong_value_is_named_in_one_line_and_nothing_is_written(
 def test_a_wrong_key_in_a_file_is_named_in_one_line(tmp_path, capsys):
     config = write_yaml(tmp_path / "a.yaml", learning_speed=1)
     args = ["--config", config, *train_flags(tmp_path, tmp_path / "run")]
-    run(train.main, args, capsys).assert_refused("learning_speed")
+    run(train.command, args, capsys).assert_refused("learning_speed")
 
 
 def test_a_key_that_is_no_text_is_named_with_its_file(tmp_path, capsys):
     config = tmp_path / "a.yaml"
     config.write_text("3: 4\n")
     args = ["--config", config, *train_flags(tmp_path, tmp_path / "run")]
-    run(train.main, args, capsys).assert_refused(str(config), "the key 3")
+    run(train.command, args, capsys).assert_refused(str(config), "the key 3")
 
 
 def test_from_python_too_a_choice_is_among_its_names():
@@ -190,23 +190,23 @@ def test_from_python_too_a_choice_is_among_its_names():
 def test_an_option_cut_short_is_an_error(tmp_path, capsys):
     config = write_yaml(tmp_path / "a.yaml", seed=7)
     args = ["--seed", 5, "--conf", config, *train_flags(tmp_path, tmp_path / "run")]
-    run(train.main, args, capsys).assert_refused("unrecognized arguments: --conf")
+    run(train.command, args, capsys).assert_refused("unrecognized arguments: --conf")
 
 
 def test_a_missing_file_of_options_is_named_in_one_line(tmp_path, capsys):
     args = ["--config", tmp_path / "none.yaml", *train_flags(tmp_path, tmp_path / "run")]
-    run(train.main, args, capsys).assert_refused("none.yaml")
+    run(train.command, args, capsys).assert_refused("none.yaml")
 
 
 @pytest.mark.parametrize("content", [b"", b"- seed", b"seed: [", b"seed: 1 # \xff", b"\x00"])
 def test_a_file_without_options_is_named_in_one_line(tmp_path, capsys, content):
     (tmp_path / "a.yaml").write_bytes(content)
     args = [*train_flags(tmp_path, tmp_path / "run"), "--config", tmp_path / "a.yaml"]
-    run(train.main, args, capsys).assert_refused("a.yaml: ", "YAML file")
+    run(train.command, args, capsys).assert_refused("a.yaml: ", "YAML file")
 
 
 def test_options_that_have_to_be_given_are_named_in_one_line(capsys):
-    run(train.main, [], capsys).assert_refused("csv_path", "video_folder", "output_path")
+    run(train.command, [], capsys).assert_refused("csv_path", "video_folder", "output_path")
 
 
 def test_colours_to_start_from_and_weights_to_start_from_exclude_each_other():
@@ -252,4 +252,4 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 def test_a_file_of_options_that_is_no_plain_yaml_is_refused_at_once(tmp_path, capsys, text, reason):
     (tmp_path / "a.yaml").write_text(text)
     args = ["--config", tmp_path / "a.yaml", *train_flags(tmp_path, tmp_path / "run")]
-    run(train.main, args, capsys).assert_refused("a.yaml", reason)
+    run(train.command, args, capsys).assert_refused("a.yaml", reason)

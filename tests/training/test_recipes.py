@@ -37,7 +37,7 @@ def test_every_recipe_trains_when_made_small(recipe, tmp_path, capsys):
     options = SMALL | ({"tae_config": NETWORK} if from_nothing else {"pretrained": start})
     options |= {"csv_path": videos / "videos.csv", "val_csv_path": videos / "videos.csv"}
     options |= {"video_folder": videos, "output_path": tmp_path / "run"}
-    outcome = run(train.main, ["--config", recipe, *flags(**options)], capsys)
+    outcome = run(train.command, ["--config", recipe, *flags(**options)], capsys)
     assert outcome.code == 0, outcome.err
     first, *updates, last = lines_of(tmp_path / "run")
     assert [line["step"] for line in updates] == [1, 2]

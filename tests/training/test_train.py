@@ -21,6 +21,7 @@ from devices import HAS_HALF, ON_CPU
 from mg import backend
 from mg.cli import train
 from mg.cli.command import parse, settings_parser
+from mg.cli.main import main
 from mg.data import write_video
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import read_weights
@@ -147,7 +148,7 @@ def test_tensorboard_shows_each_step_once_of_a_run_that_went_back(videos, tmp_pa
     options = {"log_interval": 1, "ckpt_save_steps": 2}
     for steps in (4, 6):
         args = train_flags(videos, output, **{**options, "train_steps": steps})
-        assert run(train.main, args, capsys).code == 0
+        assert run(train.command, args, capsys).code == 0
         if steps == 4:
             shutil.rmtree(list_checkpoints(output / "checkpoints")[-1])
     assert [line["step"] for line in metrics_of(output)] == [1, 2, 3, 4, 5, 6]
@@ -156,10 +157,10 @@ def test_tensorboard_shows_each_step_once_of_a_run_that_went_back(videos, tmp_pa
 
 def test_weights_of_an_earlier_end_on_the_other_framework_are_named(videos, tmp_path, caplog):
     older = tmp_path / "run" / ("tae.ckpt" if backend.name == "torch" else "tae.safetensors")
-    assert train.main(train_flags(videos, tmp_path / "run", train_steps=1)) == 0
+    assert main(["train", *train_flags(videos, tmp_path / "run", train_steps=1)]) == 0
     assert "earlier end" not in caplog.text
     older.write_bytes(b"weights")
-    assert train.main(train_flags(videos, tmp_path / "run", train_steps=2)) == 0
+    assert main(["train", *train_flags(videos, tmp_path / "run", train_steps=2)]) == 0
     assert f"{older}: left by an earlier end of this run" in caplog.text
     assert older.read_bytes() == b"weights"
 
@@ -168,7 +169,7 @@ def test_no_batch_is_read_for_an_update_beyond_the_last(videos, tmp_path, monkey
     reads = []
     read = trainer.Trainer._read
     monkeypatch.setattr(trainer.Trainer, "_read", lambda self: reads.append(1) or read(self))
-    assert train.main(train_flags(videos, tmp_path / "run", train_steps=3)) == 0
+    assert main(["train", *train_flags(videos, tmp_path / "run", train_steps=3)]) == 0
     assert len(reads) == 3
 
 
@@ -186,7 +187,7 @@ def test_nothing_else_lies_in_a_run_directory(run_directory):
 
 def test_same_seed_same_metrics_and_weights(run_directory, videos, tmp_path, capsys):
     output = tmp_path / "again"
-    assert run(train.main, train_flags(videos, output, **RUN), capsys).code == 0
+    assert run(train.command, train_flags(videos, output, **RUN), capsys).code == 0
     for first, second in zip(metrics_of(run_directory), metrics_of(output), strict=True):
         assert untimed(first) == untimed(second)
     first, _ = read_weights(run_directory / CHECKPOINT)
@@ -221,7 +222,7 @@ def steps_kept(output):
 
 def test_checkpoint_is_written_at_every_interval_and_at_the_end(videos, tmp_path, capsys):
     args = train_flags(videos, tmp_path / "run", train_steps=5, ckpt_save_steps=2)
-    outcome = run(train.main, args, capsys)
+    outcome = run(train.command, args, capsys)
     assert outcome.code == 0
     assert steps_kept(tmp_path / "run") == [2, 4, 5]
     assert outcome.out == [f"Trained. Checkpoint: {tmp_path / 'run' / CHECKPOINT}"]
@@ -229,14 +230,14 @@ def test_checkpoint_is_written_at_every_interval_and_at_the_end(videos, tmp_path
 
 def test_checkpoint_interval_zero_is_the_end_only(videos, tmp_path, capsys):
     args = train_flags(videos, tmp_path / "run", train_steps=2, ckpt_save_steps=0)
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     assert steps_kept(tmp_path / "run") == [2]
 
 
 def test_only_the_newest_checkpoints_are_kept(videos, tmp_path, capsys):
     options = {"train_steps": 4, "ckpt_save_steps": 1, "keep_checkpoints": 2}
     args = train_flags(videos, tmp_path / "run", **options)
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     assert steps_kept(tmp_path / "run") == [3, 4]
 
 
@@ -270,7 +271,7 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(
         disc_ndf=4,
         disc_layers=1,
     )
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     shape = (2, 3, 4, 8, 8)
     assert recorded.last.calls == [
         (1, [shape, shape], 0.0025),
@@ -294,7 +295,7 @@ def test_loop_hands_over_accumulated_batches_rates_and_settings(
 
 
 def test_progress_bar_shows_loss_psnr_and_seconds(videos, tmp_path, capsys, recorded):
-    outcome = run(train.main, train_flags(videos, tmp_path / "run"), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "run"), capsys)
     for metrics in recorded.last.metrics:
         shown = f"loss {metrics['loss']:.4g}, PSNR {metrics['psnr']:.2f} dB, "
         assert shown in "".join(outcome.err)
@@ -306,7 +307,7 @@ def test_images_and_videos_train_in_one_run(videos, tmp_path, capsys, strategy):
     # With this seed the first two batches are of the two lengths.
     options = {"mixed_strategy": strategy, "mixed_image_ratio": 0.5, "seed": 1}
     args = train_flags(videos, tmp_path / "run", **options)
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     lines = metrics_of(tmp_path / "run")
     assert {line["frames"] for line in lines} == {1, 4}
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -314,7 +315,7 @@ def test_images_and_videos_train_in_one_run(videos, tmp_path, capsys, strategy):
 
 def test_images_alone_can_be_trained_on(videos, tmp_path, capsys, recorded):
     args = train_flags(videos, tmp_path / "run", mixed_strategy="image_only", num_frames=16)
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     assert [shapes for _, shapes, _ in recorded.last.calls] == [[(1, 3, 1, 8, 8)]] * 2
 
 
@@ -324,7 +325,7 @@ def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(tmp_path, ca
     write_index(tmp_path, ["a.mp4", "text.mp4", "none.mp4"])
     with caplog.at_level(logging.WARNING):
         args = train_flags(tmp_path, tmp_path / "run", train_steps=4)
-        assert run(train.main, args, capsys).code == 0
+        assert run(train.command, args, capsys).code == 0
     messages = [record.getMessage() for record in caplog.records]
     for name in ("text.mp4", "none.mp4"):
         assert sum(f"skipped {name}: " in message for message in messages) == 1
@@ -334,7 +335,7 @@ def test_broken_videos_are_skipped_logged_once_and_named_at_the_end(tmp_path, ca
 def test_training_starts_from_the_weights_and_config_of_a_checkpoint(videos, tmp_path, capsys):
     start = write_checkpoint(tmp_path / "start.safetensors", norm_scope="clip")
     options = {"pretrained": start, "tae_config": {}, "learning_rate": 0, "train_steps": 1}
-    assert run(train.main, train_flags(videos, tmp_path / "run", **options), capsys).code == 0
+    assert run(train.command, train_flags(videos, tmp_path / "run", **options), capsys).code == 0
     first, first_config = read_weights(start)
     second, second_config = read_weights(tmp_path / "run" / CHECKPOINT)
     assert first_config == second_config
@@ -345,7 +346,7 @@ def test_training_starts_from_the_weights_and_config_of_a_checkpoint(videos, tmp
 def test_training_goes_on_from_the_weights_of_a_run(run_directory, videos, tmp_path, capsys):
     start, output = run_directory / CHECKPOINT, tmp_path / "run"
     options = {"pretrained": start, "tae_config": {}, "train_steps": 1, "learning_rate": 1e-6}
-    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    assert run(train.command, train_flags(videos, output, **options), capsys).code == 0
     first, _ = read_weights(start)
     second, _ = read_weights(output / CHECKPOINT)
     moves = [np.abs(first[name] - second[name]).max() for name in first]
@@ -359,7 +360,7 @@ def test_data_set_without_a_readable_video_leaves_no_run(tmp_path, capsys):
     (tmp_path / "a.mp4").write_text("no video")
     (tmp_path / "b.mp4").touch()
     write_index(tmp_path, ["a.mp4", "b.mp4", "c.mp4"])
-    outcome = run(train.main, train_flags(tmp_path, tmp_path / "run"), capsys)
+    outcome = run(train.command, train_flags(tmp_path, tmp_path / "run"), capsys)
     outcome.assert_refused("none of the 3 videos can be read")
     assert not (tmp_path / "run").exists()
 
@@ -390,7 +391,7 @@ def test_data_set_without_a_readable_video_leaves_no_run(tmp_path, capsys):
 def test_what_does_not_fit_is_named_in_one_line_and_no_run_is_left(
     videos, tmp_path, capsys, changes, expected
 ):
-    outcome = run(train.main, train_flags(videos, tmp_path / "run", **changes), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "run", **changes), capsys)
     outcome.assert_refused(*expected)
     assert not (tmp_path / "run").exists()
 
@@ -401,8 +402,8 @@ def test_frames_too_small_for_lpips_are_refused_and_no_run_is_left(
 ):
     weights = write_squeezenet_lpips(test_data, tmp_path / "lpips.safetensors")
     options = {"perceptual_weight": 1, "lpips_weights": weights}
-    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
-    outcome.assert_refused("8 x 8 pixels", "LPIPS needs at least 17 x 17")
+    outcome = run(train.command, train_flags(videos, tmp_path / "run", **options), capsys)
+    outcome.assert_refused("8x8 pixels", "LPIPS needs at least 17x17")
     assert not (tmp_path / "run").exists()
 
 
@@ -410,7 +411,7 @@ def test_a_truncated_checkpoint_is_refused(videos, tmp_path, capsys):
     start = write_checkpoint(tmp_path / "start.safetensors")
     start.write_bytes(start.read_bytes()[:-100])
     args = train_flags(videos, tmp_path / "run", pretrained=start)
-    run(train.main, args, capsys).assert_refused("start.safetensors", "not a whole")
+    run(train.command, args, capsys).assert_refused("start.safetensors", "not a whole")
     assert not (tmp_path / "run").exists()
 
 
@@ -418,19 +419,19 @@ def test_a_checkpoint_that_does_not_fit_the_config_is_refused(videos, tmp_path, 
     start = write_checkpoint(tmp_path / "start.safetensors")
     config = {**TINY, "z_channels": 3}
     args = train_flags(videos, tmp_path / "run", pretrained=start, tae_config=config)
-    run(train.main, args, capsys).assert_refused("start.safetensors", "conv_out", "(6,", "(4,")
+    run(train.command, args, capsys).assert_refused("start.safetensors", "conv_out", "(6,", "(4,")
 
 
 def test_a_file_where_the_run_directory_should_be_is_named(videos, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
-    outcome = run(train.main, train_flags(videos, tmp_path / "file" / "run"), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "file" / "run"), capsys)
     outcome.assert_refused(str(tmp_path / "file"))
     assert (tmp_path / "file").read_text() == "kept"
 
 
 @pytest.mark.skipif(HAS_HALF, reason="this device has bf16")
 def test_bf16_on_the_cpu_is_refused_at_start(videos, tmp_path, capsys):
-    outcome = run(train.main, train_flags(videos, tmp_path / "run", dtype="bf16"), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "run", dtype="bf16"), capsys)
     outcome.assert_refused("dtype is 'bf16'", "CPU", "fp32")
     assert not (tmp_path / "run").exists()
 
@@ -438,7 +439,7 @@ def test_bf16_on_the_cpu_is_refused_at_start(videos, tmp_path, capsys):
 @pytest.mark.skipif(not HAS_HALF, reason="MindSpore has no bf16 on the CPU")
 def test_bf16_trains_where_the_device_has_it(videos, tmp_path, capsys):
     args = train_flags(videos, tmp_path / "run", dtype="bf16", use_recompute=True)
-    assert run(train.main, args, capsys).code == 0
+    assert run(train.command, args, capsys).code == 0
     assert all(math.isfinite(line["loss"]) for line in metrics_of(tmp_path / "run"))
 
 
@@ -453,7 +454,7 @@ def test_colour_start_begins_with_the_colours_of_a_video(tmp_path):
         options = {"colour_start": start, "tae_config": {**TINY, "ch": 16, "z_channels": 3}}
         options |= {"train_steps": 1, "image_size": 32, "val_csv_path": videos / "videos.csv"}
         output = tmp_path / f"run_{start}"
-        assert train.main(train_flags(videos, output, **options)) == 0
+        assert main(["train", *train_flags(videos, output, **options)]) == 0
         first[start] = metrics_of(output)[0]["val/psnr"]
     assert first[True] > max(15, first[False] + 3)
 

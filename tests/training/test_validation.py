@@ -21,6 +21,7 @@ from PIL import Image
 
 from mg import backend
 from mg.cli import evaluate, train
+from mg.cli.main import main
 from mg.data import to_uint8, write_video
 from mg.evaluation.metrics import psnr
 from mg.evaluation.score import judged_clip
@@ -51,13 +52,13 @@ def validated(videos, start, tmp_path_factory):
     options = {"pretrained": start, "tae_config": {}, "ema_decay": 0.5, "learning_rate": 1e-2}
     options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 6, "val_steps": 2}
     args = train_flags(videos, output, train_steps=4, ckpt_save_steps=2, **options)
-    assert train.main(args) == 0
+    assert main(["train", *args]) == 0
     return output
 
 
 def evaluated(checkpoint, videos, output, capsys):
     options = data_flags(videos, output) | {"ckpt_path": checkpoint, "compile": False}
-    outcome = run(evaluate.main, flags(**options, num_frames=6, image_size=8), capsys)
+    outcome = run(evaluate.command, flags(**options, num_frames=6, image_size=8), capsys)
     assert outcome.code == 0, outcome.err
     return json.loads((output / "metrics.json").read_text())
 
@@ -120,7 +121,7 @@ def test_another_validation_forgets_the_best_and_the_ceiling_of_the_one_before(
     assert json.loads(state.read_text())["progress"]["ceiling"]
     options = {"pretrained": start, "tae_config": {}, "ema_decay": 0.5, "train_steps": 5}
     options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 4, "learning_rate": 1.0}
-    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    assert run(train.command, train_flags(videos, output, **options), capsys).code == 0
     assert "best and ceiling are forgotten" in caplog.text
     (line,) = [x for x in lines_of(output) if x["step"] == 5 and "val/psnr" in x]
     assert "ceiling/psnr" not in line
@@ -162,7 +163,7 @@ def test_a_network_that_has_diverged_scores_nan_and_goes_on_until_too_much_is_sk
     tae.save_checkpoint(tmp_path / "diverged.safetensors")
     options = {"pretrained": tmp_path / "diverged.safetensors", "tae_config": {}, "val_steps": 1}
     options |= {"val_csv_path": videos / "videos.csv", "max_skipped_updates": 1, "ema_decay": 0.5}
-    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "run", **options), capsys)
     assert outcome.code == 2
     assert "stopped after update 2: 2 in a row" in outcome.err[-1]
     assert outcome.err[-1].endswith("begins anew")
@@ -179,7 +180,7 @@ def test_validation_without_a_readable_video_is_an_error_that_leaves_no_run(tmp_
     (videos / "text.mp4").write_text("no video")
     (tmp_path / "val.csv").write_text("video\ntext.mp4\n")
     args = train_flags(videos, tmp_path / "run", val_csv_path=tmp_path / "val.csv")
-    outcome = run(train.main, args, capsys)
+    outcome = run(train.command, args, capsys)
     assert outcome.code == 2
     assert "none of the 1 validation videos can be read" in outcome.err[-1]
     assert not (tmp_path / "run").exists()
@@ -189,7 +190,7 @@ def test_validation_without_a_readable_video_is_an_error_that_leaves_no_run(tmp_
 def test_fp16_trains_with_a_loss_scale_where_the_device_has_it(videos, tmp_path, capsys):
     options = {"dtype": "fp16", "train_steps": 6, "disc_weight": 0.5, "disc_start": 3}
     options |= {"disc_layers": 1, "disc_ndf": 4}
-    outcome = run(train.main, train_flags(videos, tmp_path / "run", **options), capsys)
+    outcome = run(train.command, train_flags(videos, tmp_path / "run", **options), capsys)
     assert outcome.code == 0, outcome.err
     lines = lines_of(tmp_path / "run")
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -218,7 +219,7 @@ def test_the_best_is_one_that_was_saved_even_where_training_makes_it_worse(
     options = {"pretrained": start, "tae_config": {}, "learning_rate": 1.0, "train_steps": 2}
     options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 6, "val_steps": 1}
     output = tmp_path / "run"
-    assert run(train.main, train_flags(videos, output, **options), capsys).code == 0
+    assert run(train.command, train_flags(videos, output, **options), capsys).code == 0
     scores = [line["val/psnr"] for line in lines_of(output) if "val/psnr" in line]
     assert scores[0] == max(scores)
     best = json.loads((output / "best.json").read_text())
@@ -249,7 +250,7 @@ def test_a_validation_over_fewer_videos_is_never_the_best(videos, start, tmp_pat
         if hidden:
             (folder / hidden).rename(folder / "hidden")
         args = train_flags(videos, output, train_steps=step, **options)
-        assert run(train.main, args, capsys).code == 0
+        assert run(train.command, args, capsys).code == 0
         if hidden:
             (folder / "hidden").rename(folder / hidden)
         read.append(json.loads((output / "best.json").read_text()))

@@ -56,7 +56,7 @@ class TemporalAutoencoder(Module):
 
     Args:
         pretrained: a checkpoint, `.safetensors` or MindSpore's `.ckpt`, the directory that
-            `save_pretrained` made, or "small", the weights in the box (docs/tae_small.md). It
+            `save_pretrained` made, or "small", the bundled weights (docs/tae_small.md). It
             brings its config; one of mindone's gets MINDONE_TAE_CONFIG, and one without, as
             frameworks save parameters, TAE_CONFIG with a warning. None: initial weights.
         config: keys to change in that config, or in TAE_CONFIG.
@@ -161,7 +161,7 @@ class TemporalAutoencoder(Module):
         """The network of a directory with `config.json` and weights, as `save_pretrained` makes it.
 
         Args:
-            directory: its path, or "small", the weights in the box, if no directory has that name.
+            directory: its path, or "small", the bundled weights, if no directory has that name.
             options: those of the constructor, `config` included.
 
         Raises:

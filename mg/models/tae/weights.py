@@ -25,7 +25,7 @@ _WRAPPERS = re.compile(r"^(autoencoder\.|_backbone\.|module\.|_orig_mod\.)+|\b_o
 
 
 PUBLISHED = {"small": Path(__file__).parents[2] / "assets" / "tae_small.safetensors"}
-"""The weights in the box, by name; docs/tae_small.md says what they are worth."""
+"""The bundled weights, by name; docs/tae_small.md says what they are worth."""
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # of a directory, as diffusers names it
 CONFIG_FILE = "config.json"
