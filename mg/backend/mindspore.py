@@ -19,6 +19,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, communication, nn, ops
 from mindspore.common import _no_grad
+from mindspore.common.api import _pynative_executor
 from mindspore.ops.primitive import constexpr
 
 from mg.backend import shared
@@ -190,8 +191,10 @@ def parameter(array: np.ndarray, *, trainable: bool = True) -> ms.Parameter:
 
 def named_parameters(module: Module) -> dict[str, ms.Parameter]:
     named = dict(module.parameters_and_names())
-    for path, parameter in named.items():  # a Parameter's own name lacks parts of the path
-        parameter.name = path
+    for path, parameter in named.items():
+        # A Parameter's own name lacks parts of the path, or has more, where others hold the module.
+        if parameter.name != path and not parameter.name.endswith(f".{path}"):
+            parameter.name = path
     return named
 
 
@@ -429,7 +432,14 @@ def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
-    return ms.jit(function, jit_level=jit_level)
+    compiled = ms.jit(function, jit_level=jit_level)
+
+    @functools.wraps(function)
+    def chosen(*inputs):
+        # Outside of a graph, MindSpore (2.8.0) cannot differentiate one that holds our gradients.
+        return (function if _pynative_executor.grad_flag() else compiled)(*inputs)
+
+    return chosen
 
 
 def compile_recurring(step: Callable, *, jit_level: str = "O0") -> Callable:

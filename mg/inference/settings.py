@@ -13,8 +13,8 @@ class OneFile:
     Args:
         source: Video or image; for Decoding the latent file that `mg encode` wrote.
         target: File to write; its suffix chooses the format.
-        ckpt_path: Checkpoint of the TAE, .safetensors or .ckpt; by default "small", the
-            weights in the box. Decoding takes one of the config that the latents were made with.
+        ckpt_path: Checkpoint of the TAE, .safetensors or .ckpt; by default "small", the bundled
+            weights. `mg decode` needs one of the config that the latents were encoded with.
         chunk_frames: Frames that are read, or decoded, at a time. The network takes them in pieces
             of its own size, unless its norm or attention spans the clip.
         use_tile: Compute large frames in tiles of 512x512 pixels to save memory.

@@ -59,8 +59,8 @@ class LatentDataset:
         sample: bool = True,
         seed: int | None = None,
     ):
-        if seed is not None and (not isinstance(seed, Integral) or seed < 0):
-            raise ValueError(f"seed is {seed!r}, expected a whole number from 0, or None")
+        if seed is not None:
+            _check_whole("seed", seed)
         self.directory = Path(directory).absolute()  # the process may go elsewhere
         self.epoch = 0
         self._table, self.encoding = read_manifest(directory)
@@ -85,13 +85,24 @@ class LatentDataset:
             IndexError: no such item.
             ValueError, OSError: its latents were damaged or lost since the directory was opened.
         """
-        index = range(len(self))[operator.index(index)]
-        return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.directory}: item {index} of {len(self)}")
+        if self._seed is None:
+            return self._item(index % len(self), None)
+        _check_whole("epoch", self.epoch)
+        return self._item(index % len(self), (self._seed, self.epoch, index % len(self)))
 
     def shuffled(self, seed: int = 0, epoch: int | None = None) -> Iterator[dict[str, Any]]:
         """All items, each once, in random order. Order and draws are a function of seed and epoch,
-        which is the attribute by default."""
+        which is the attribute by default.
+
+        Raises:
+            ValueError: one of them is no whole number from 0.
+        """
         epoch = self.epoch if epoch is None else epoch
+        _check_whole("seed", seed)
+        _check_whole("epoch", epoch)
         for index in np.random.default_rng((seed, epoch)).permutation(len(self)):
             yield self._item(int(index), (seed, epoch, int(index)))
 
@@ -159,6 +170,11 @@ class LatentDataset:
                 self.directory,
                 len(new),
             )
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
 
 
 def _check_row(shard: Shard, clip: Clip | None, row: Row) -> None:

@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import DTypeLike
 
-from mg.models.tae.config import TAE_CONFIG, scaled, unscaled
-from mg.ranges import TOO_LARGE
+from mg.models.tae.config import check_config, latent_size, scaled, unscaled
 
 Stored = Literal["mean", "sample", "moments"]
 Precision = Literal["fp32", "fp16"]
@@ -51,8 +50,7 @@ class Encoding:
         """The stored array's shape `(c t h w)` for a video of that size; c is z_channels, or twice
         that for moments."""
         channels = self.tae_config["z_channels"] * (2 if self.stored == "moments" else 1)
-        compression = 2 ** (len(self.tae_config["ch_mult"]) - 1)
-        return (channels, *(-(-size // compression) for size in (frames, height, width)))
+        return (channels, *latent_size(self.tae_config, frames, height, width))
 
     def scale(self, z: np.ndarray) -> np.ndarray:
         """Raw latents to scaled latents."""
@@ -111,7 +109,7 @@ def encoding_from_json(text: str) -> Encoding:
     """
     try:
         encoding = Encoding(**json.loads(text))
-        encoding = replace(encoding, tae_config={**TAE_CONFIG, **encoding.tae_config})
+        encoding = replace(encoding, tae_config=check_config(encoding.tae_config))
         if _is_right(encoding):
             return encoding
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -120,17 +118,11 @@ def encoding_from_json(text: str) -> Encoding:
 
 
 def _is_right(encoding: Encoding) -> bool:
-    settings, config = encoding.settings, encoding.tae_config
+    settings = encoding.settings
     return (
         isinstance(encoding.checkpoint_sha256, str)
         and settings["stored"] in get_args(Stored)
         and type(settings["scaled"]) is bool
         and not (settings["scaled"] and settings["stored"] == "moments")
         and settings["precision"] in PRECISIONS
-        and type(config["z_channels"]) is int
-        and config["z_channels"] > 0
-        and isinstance(config["ch_mult"], list)
-        and 1 <= len(config["ch_mult"]) <= 16
-        and 0 < config["scaling_factor"] < TOO_LARGE
-        and -TOO_LARGE < config["shift_factor"] < TOO_LARGE
     )

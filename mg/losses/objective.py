@@ -17,6 +17,9 @@ class Objective(Module):
         weights: of "reconstruction", "kl", "outlier_penalty" and, where `lpips` is given,
             "perceptual". Weight 0: the term is computed and logged only.
         lpips: a network that gives the perceptual distance of each frame, or None.
+
+    Raises:
+        ValueError: a weight is missing.
     """
 
     def __init__(self, weights: dict[str, float], lpips: Module | None = None):
@@ -24,6 +27,9 @@ class Objective(Module):
         self.lpips = lpips
         of_pixels = ["reconstruction"] if lpips is None else ["reconstruction", "perceptual"]
         self.names = [*of_pixels, "kl", "outlier_penalty"]
+        if missing := [name for name in self.names if name not in weights]:
+            named = ", ".join(self.names)
+            raise ValueError(f"weights lack {missing[0]}, expected one for each of {named}")
         self.weights = [float(weights[name]) for name in self.names]
 
     def forward(

@@ -14,7 +14,12 @@ _TINY = 1e-12  # under square roots, whose gradient at 0 is infinite
 
 
 def reconstruction(video: Tensor, target: Tensor) -> Tensor:
-    """L1: sum of absolute differences in a frame, averaged over frames. Both `(b c t h w)`."""
+    """L1: sum of absolute differences in a frame, averaged over frames. Both `(b c t h w)`.
+
+    Raises:
+        ValueError: videos of two shapes.
+    """
+    _check_alike(video, target)
     return (video - target).abs().sum() / _frames(target)
 
 
@@ -62,8 +67,20 @@ def outlier_penalty(z: Tensor) -> Tensor:
 
 
 def mean_squared_error(video: Tensor, target: Tensor) -> Tensor:
-    """Mean over all values; PSNR is 10 log10(4 / this) for values in [-1, 1]."""
+    """Mean over all values; PSNR is 10 log10(4 / this) for values in [-1, 1].
+
+    Raises:
+        ValueError: videos of two shapes.
+    """
+    _check_alike(video, target)
     return ((video - target) * (video - target)).mean()
+
+
+def _check_alike(video: Tensor, target: Tensor) -> None:
+    if video.shape != target.shape:  # which would be broadcast
+        raise ValueError(
+            f"a video of shape {tuple(video.shape)} for a target of {tuple(target.shape)}"
+        )
 
 
 def _frames(video: Tensor) -> int:

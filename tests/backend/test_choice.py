@@ -13,19 +13,21 @@ HIDE = """
 import importlib.util
 find_spec = importlib.util.find_spec
 hidden = {hidden!r}
+{before}
 importlib.util.find_spec = lambda name, *args: None if name in hidden else find_spec(name, *args)
 from mg.backend import name
 print(name)
 """
 
 
-def choose(requested=None, hidden=()):
-    """The name chosen in a process of its own where frameworks are hidden, and its errors."""
+def choose(requested=None, hidden=(), before=""):
+    """The name chosen in a process of its own where frameworks are hidden, after a statement, and
+    its errors."""
     environment = {key: value for key, value in os.environ.items() if key != "MG_BACKEND"}
     if requested is not None:
         environment["MG_BACKEND"] = requested
     finished = subprocess.run(
-        [sys.executable, "-c", HIDE.format(hidden=hidden)],
+        [sys.executable, "-c", HIDE.format(hidden=hidden, before=before)],
         env=environment,
         capture_output=True,
         text=True,
@@ -42,6 +44,14 @@ def needs(*frameworks):
 @needs("mindspore", "torch")
 def test_mindspore_comes_first_where_nothing_is_asked_for():
     assert choose()[0] == "mindspore"
+
+
+@needs("mindspore", "torch")
+def test_one_that_is_imported_comes_before_one_that_is_not():
+    assert choose(before="import torch")[0] == "torch"
+    assert choose(before="import mindspore")[0] == "mindspore"
+    assert choose(before="import torch, mindspore")[0] == "mindspore"
+    assert choose(requested="mindspore", before="import torch")[0] == "mindspore"
 
 
 @needs("torch")

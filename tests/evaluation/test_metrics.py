@@ -54,5 +54,19 @@ def test_one_level_off_in_one_pixel_stays_below_the_cap():
 
 
 def test_lengths_that_differ_are_an_error():
-    with pytest.raises(ValueError):
-        psnr(waves(0, 3), waves(0, 2))
+    for metric in (psnr, ssim):
+        with pytest.raises(ValueError, match=r"shape \(3, .*\) beside \(2, "):
+            metric(waves(0, 3), waves(0, 2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x / np.float32(255), lambda x: x[0], lambda x: x.transpose(0, 3, 1, 2)],
+    ids=["floats", "a frame", "channels first"],
+)
+def test_anything_but_frames_of_8_bits_is_an_error(change):
+    frames = waves(0, 2, 16, 16)
+    for metric in (psnr, ssim):
+        for pair in ((change(frames), frames), (frames, change(frames))):
+            with pytest.raises(ValueError, match=r"expected uint8 \(t h w 3\)"):
+                metric(*pair)

@@ -116,6 +116,27 @@ def test_with_a_seed_draws_are_a_function_of_epoch_and_index(tmp_path):
     np.testing.assert_array_equal(two[1]["latents"], drawn)
 
 
+@pytest.mark.parametrize("value", [-1, 1.5, "x", None])
+def test_a_seed_or_an_epoch_that_is_no_whole_number_is_an_error(tmp_path, value):
+    write_latents(tmp_path, stored="moments")
+    dataset = LatentDataset(tmp_path, seed=1)
+    with pytest.raises(ValueError, match="seed is .*, expected a whole number from 0"):
+        next(dataset.shuffled(seed=value))
+    dataset.epoch = value
+    for access in (lambda: dataset[0], lambda: next(dataset.shuffled())):
+        with pytest.raises(ValueError, match="epoch is .*, expected a whole number from 0"):
+            access()
+
+
+def test_an_item_that_is_not_there_is_an_error_that_says_how_many_are(tmp_path):
+    write_latents(tmp_path, sizes=[(2, 4, 4)] * 3)
+    dataset = LatentDataset(tmp_path)
+    np.testing.assert_array_equal(dataset[-1]["latents"], dataset[2]["latents"])
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"item {index} of 3"):
+            dataset[index]
+
+
 # Order
 
 

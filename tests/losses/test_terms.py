@@ -192,5 +192,13 @@ def test_the_outlier_penalty_is_of_the_latents_and_not_of_their_mean():
 
 @pytest.mark.once
 def test_a_missing_weight_is_an_error():
-    with pytest.raises(KeyError, match="kl"):
+    with pytest.raises(ValueError, match="lack kl, expected one for each of reconstruction, kl, "):
         Objective({"reconstruction": 1, "outlier_penalty": 0})
+
+
+@pytest.mark.parametrize("term", [terms.reconstruction, terms.mean_squared_error])
+def test_videos_of_two_shapes_are_an_error_though_they_could_be_broadcast(term):
+    for part in (VIDEO[:, :, :1], VIDEO[:, :1], VIDEO[:1]):
+        for pair in ((part, TARGET), (TARGET, part)):
+            with pytest.raises(ValueError, match=r"a video of shape \(.*\) for a target of \("):
+                value(term, *pair)

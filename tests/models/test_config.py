@@ -43,7 +43,8 @@ def test_the_full_network_has_the_papers_size():
     ("change", "message"),
     [
         ({"channels": 8}, "unknown TAE config key 'channels', expected one of .*'ch_mult'"),
-        ({"ch": 8.0}, "TAE config ch is 8.0, expected one like 128"),
+        ({"ch": 8.0}, r"TAE config ch is 8.0 \(float\), expected one like 128"),
+        ({"ch": np.int64(8)}, r"TAE config ch is .*8.* \(int64\), expected one like 128"),
         ({"ch": "8"}, "TAE config ch is '8'"),
         ({"ch": True}, "TAE config ch is True"),
         ({"ch": 0}, "TAE config ch is 0"),
@@ -60,6 +61,7 @@ def test_the_full_network_has_the_papers_size():
         ({"ch_mult": []}, r"TAE config ch_mult is \[\]"),
         ({"ch_mult": [1, 2.0]}, r"TAE config ch_mult is \[1, 2.0\]"),
         ({"ch_mult": [1, 0]}, r"TAE config ch_mult is \[1, 0\]"),
+        ({"ch_mult": [1] * 17}, "TAE config ch_mult has 17 levels, expected 16 at most"),
         ({"ch": 6}, "6 x 1 channels .* do not divide into 4 groups"),
         ({"num_groups": 3}, "8 x 1 channels .* do not divide into 3 groups"),
         ({"norm_scope": "batch"}, "norm_scope is 'batch', expected one of .*'frame', 'clip'"),

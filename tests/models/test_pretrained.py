@@ -55,6 +55,9 @@ def test_the_directory_holds_a_config_to_read_and_the_weights_as_safetensors(tmp
 def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
     with pytest.raises(NotADirectoryError, match="nowhere: no such directory, expected a saved"):
         TemporalAutoencoder.from_pretrained(tmp_path / "nowhere")
+    (tmp_path / "tae.safetensors").touch()
+    with pytest.raises(NotADirectoryError, match=r"TemporalAutoencoder\(path\) takes a file"):
+        TemporalAutoencoder.from_pretrained(tmp_path / "tae.safetensors")
     with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors: no such"):
         TemporalAutoencoder.from_pretrained(tmp_path)
     random_network().save_pretrained(tmp_path)
@@ -76,6 +79,35 @@ def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
     config.unlink()
     with pytest.raises(FileNotFoundError, match="config.json: no such file"):
         TemporalAutoencoder.from_pretrained(tmp_path)
+
+
+def test_a_network_that_could_not_be_read_back_is_not_saved(tmp_path):
+    network = random_network()
+    network.added = random_network().decoder.conv_out
+    for save in (network.save_pretrained, lambda path: network.save_checkpoint(path / "a.ckpt")):
+        with pytest.raises(ValueError, match=r"\(added.conv_spat.bias\), and could not be read"):
+            save(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(backend.name == "torch", reason="PyTorch's parameters have no names")
+def test_saving_a_part_of_a_model_leaves_the_names_of_its_parameters(tmp_path):
+    import mindspore
+
+    class Model(backend.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = random_network(seed=1), random_network(seed=2)
+
+    model = Model()
+    before = [parameter.name for parameter in model.get_parameters()]
+    assert len({*before}) == len(before)
+    model.second.save_pretrained(tmp_path)
+    assert [parameter.name for parameter in model.get_parameters()] == before
+    mindspore.save_checkpoint(model, str(tmp_path / "all.ckpt"))
+    assert set(mindspore.load_checkpoint(str(tmp_path / "all.ckpt"))) == {*before}
+    again = values_of(TemporalAutoencoder.from_pretrained(tmp_path))
+    assert all((again[name] == array).all() for name, array in values_of(model.second).items())
 
 
 @pytest.mark.once

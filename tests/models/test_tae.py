@@ -307,6 +307,19 @@ def test_graph_mode_gives_what_eager_mode_gives(tae):
     compare_compiled_with(tae)
 
 
+@pytest.mark.skipif(backend.name == "torch", reason="torch.compile differentiates what it made")
+def test_a_network_in_graph_mode_is_differentiated_as_in_eager_mode():
+    from mindspore import grad
+
+    z = from_numpy(random_video(1, 4, 2, 3, 3))
+    eager, compiled = (
+        to_numpy(grad(lambda z, tae=tae: (tae.decode(z) * tae.decode(z)).mean())(z))
+        for tae in (random_network(), random_network(compile=True))
+    )
+    assert np.abs(eager).max() > 0
+    np.testing.assert_array_equal(compiled, eager)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(backend.name == "mindspore", reason="graph mode is tested by the test above")
 def test_torch_compile_gives_what_eager_mode_gives(tae):
@@ -412,6 +425,30 @@ def test_values_that_are_integers_are_an_error_that_says_what_to_do(initial, kin
     for values in (video, from_numpy(video)):
         with pytest.raises(ValueError, match="values are .*expected floats .mg.data.to_float"):
             initial.encode(values)
+
+
+def test_latents_that_are_integers_or_complex_are_an_error(initial):
+    for kind in (np.int64, np.complex64):
+        with pytest.raises(ValueError, match=f"values are {kind.__name__}, expected floats .raw"):
+            initial.decode(np.ones((1, 4, 1, 1, 1), kind))
+
+
+def test_what_encode_gives_is_not_taken_for_latents(initial):
+    encoded = initial.encode(random_video(1, 3, 4, 8, 8))
+    for values in (encoded, [*encoded]):
+        with pytest.raises(ValueError, match=r"of tensors, expected one; `encode` gives \(z, mean"):
+            initial.decode(values)
+    with pytest.raises(ValueError, match=r"of tensors, expected one"):
+        next(initial.decode_stream([encoded]))
+
+
+def test_one_tensor_is_not_taken_for_pieces(initial):
+    video = random_video(1, 3, 8, 8, 8)
+    for values in (video, from_numpy(video)):
+        with pytest.raises(ValueError, match=r"expected several in order: \[x\] for one"):
+            next(initial.encode_stream(values))
+        with pytest.raises(ValueError, match=r"expected several in order: \[x\] for one"):
+            next(initial.decode_stream(values))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

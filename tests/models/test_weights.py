@@ -365,6 +365,13 @@ def test_a_mindspore_checkpoint_whose_shapes_and_contents_differ_is_refused(
         read_ckpt(path)
 
 
+def test_a_checkpoint_of_pytorch_named_ckpt_is_told_from_a_damaged_one(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"conv": torch.zeros(2)}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="not a whole MindSpore checkpoint, but one of PyTorch"):
+        read_ckpt(tmp_path / "a.ckpt")
+
+
 def test_a_name_that_comes_twice_in_a_mindspore_checkpoint_is_refused(tmp_path):
     a, b = (("a", "Float32", (1,), bytes(4)), ("b", "Float32", (1,), bytes(4)))
     with pytest.raises(ValueError, match="not a whole MindSpore checkpoint"):

@@ -74,7 +74,8 @@ def read_ckpt(path: Path) -> dict[str, np.ndarray]:
     except DecodeError:
         whole = False
     if not whole or not message.value:
-        raise ValueError(f"{path}: not a whole MindSpore checkpoint")
+        kind = ", but one of PyTorch" if content.startswith(b"PK") else ""
+        raise ValueError(f"{path}: not a whole MindSpore checkpoint{kind}")
     arrays = {}
     for name, parts in itertools.groupby(message.value, lambda value: value.tag):
         tensors = [part.tensor for part in parts]  # a large one comes in several, of one shape

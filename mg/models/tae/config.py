@@ -1,5 +1,7 @@
 """The numbers that make a TAE."""
 
+from typing import Any, TypeVar
+
 from mg.ranges import TOO_LARGE
 
 TAE_CONFIG = {
@@ -29,7 +31,12 @@ MINDONE_TAE_CONFIG = {
 """The network that mindone's published TAE checkpoints are for."""
 
 
-def check_config(config: dict) -> dict:
+_MOST_LEVELS = 16  # which compress 32768x
+
+Array = TypeVar("Array")  # a numpy array, or a tensor of either framework
+
+
+def check_config(config: dict[str, Any]) -> dict[str, Any]:
     """`config` with the defaults of TAE_CONFIG filled in.
 
     Raises:
@@ -49,7 +56,8 @@ def check_config(config: dict) -> dict:
         if type(value) not in kinds or (kinds == (int,) and value < 1):
             other = " or None" if key == "attention_window" else ""
             raise ValueError(
-                f"TAE config {key} is {config[key]!r}, expected one like {default!r}{other}"
+                f"TAE config {key} is {config[key]!r} ({type(config[key]).__name__}), expected one "
+                f"like {default!r}{other}"
             )
     for key, above, expected in (
         ("scaling_factor", 0, "a finite number above 0, below 2^63"),
@@ -59,6 +67,9 @@ def check_config(config: dict) -> dict:
             raise ValueError(f"TAE config {key} is {full[key]!r}, expected {expected}")
     if not full["ch_mult"] or any(type(m) is not int or m < 1 for m in full["ch_mult"]):
         raise ValueError(f"TAE config ch_mult is {config['ch_mult']!r}, expected positive integers")
+    if len(full["ch_mult"]) > _MOST_LEVELS:
+        count = len(full["ch_mult"])
+        raise ValueError(f"TAE config ch_mult has {count} levels, expected {_MOST_LEVELS} at most")
     for multiple in full["ch_mult"]:
         if full["ch"] * multiple % full["num_groups"]:
             raise ValueError(
@@ -88,11 +99,24 @@ def check_rgb(config: dict, *, source: str) -> None:
         )
 
 
-def scaled(z, config: dict):
+def compression(config: dict[str, Any]) -> int:
+    """Frames, rows and columns of the video to one of the latents."""
+    return 2 ** (len(config["ch_mult"]) - 1)
+
+
+def latent_size(config: dict[str, Any], t: int, h: int, w: int) -> tuple[int, int, int]:
+    """The latents' frames, height and width of a video of t frames, h rows, w columns."""
+    factor = compression(config)
+    return -(-t // factor), -(-h // factor), -(-w // factor)
+
+
+def scaled(z: Array, config: dict[str, Any]) -> Array:
     """Raw latents, an array or a tensor, to scaled latents."""
-    return config["scaling_factor"] * (z - config["shift_factor"])
+    values: Any = z
+    return config["scaling_factor"] * (values - config["shift_factor"])
 
 
-def unscaled(z, config: dict):
+def unscaled(z: Array, config: dict[str, Any]) -> Array:
     """Scaled latents, an array or a tensor, to raw latents."""
-    return z / config["scaling_factor"] + config["shift_factor"]
+    values: Any = z
+    return values / config["scaling_factor"] + config["shift_factor"]

@@ -8,13 +8,22 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mg import backend
 from mg.backend import Module, Tensor, cast, cat
-from mg.models.tae.config import MINDONE_TAE_CONFIG, TAE_CONFIG, check_config, scaled, unscaled
+from mg.models.tae.config import (
+    MINDONE_TAE_CONFIG,
+    TAE_CONFIG,
+    Array,
+    check_config,
+    compression,
+    latent_size,
+    scaled,
+    unscaled,
+)
 from mg.models.tae.layers import Setting, SpatialConv
 from mg.models.tae.network import Decoder, Encoder
 from mg.models.tae.piecewise import Direction, by_slices
@@ -27,6 +36,7 @@ from mg.models.tae.values import (
     extended,
     generator,
     latents,
+    pieces,
     target,
     video,
 )
@@ -100,8 +110,8 @@ class TemporalAutoencoder(Module):
         if pretrained is not None:
             arrays, stored_config = read_weights(pretrained)
             config = _config_of(arrays, stored_config, config or {}, source=str(pretrained))
-        self.config = check_config(config or {})
-        self.compression = 2 ** (len(self.config["ch_mult"]) - 1)  # of time, height and width
+        self.config: dict[str, Any] = check_config(config or {})
+        self.compression: int = compression(self.config)
         self._tiling: Tiling | None = None
         self.use_tile = use_tile
         self.use_slicing = False
@@ -127,8 +137,10 @@ class TemporalAutoencoder(Module):
         if self.has_post_quant_conv:
             self.post_quant_conv = SpatialConv(setting, z_channels, z_channels, kernel=1)
 
+        parameters = backend.named_parameters(self)
+        self._names = {*parameters}
         if arrays is not None:
-            load_strictly(backend.named_parameters(self), arrays, source=str(pretrained))
+            load_strictly(parameters, arrays, source=str(pretrained))
         self._compiles, self._jit_level = backend.compiles(compile), jit_level
         self._compiled = _Compiled()
 
@@ -172,12 +184,14 @@ class TemporalAutoencoder(Module):
             return cls(Path(directory), **options)
         if directory in PUBLISHED:
             return cls(directory, **options)
-        raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE")
+        file = "; TemporalAutoencoder(path) takes a file" if os.path.isfile(directory) else ""
+        raise NotADirectoryError(f"{directory}: no such directory, expected a saved TAE{file}")
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write `config.json` and the weights, named as diffusers names them.
 
         Raises:
+            ValueError: as `save_checkpoint`.
             OSError: a file cannot be written.
         """
         write_directory(directory, self._arrays(), self.config)
@@ -190,14 +204,21 @@ class TemporalAutoencoder(Module):
             half: store float16, half the size.
 
         Raises:
-            ValueError: another suffix; a number that half precision does not hold.
+            ValueError: another suffix; a number that half precision does not hold; parameters that
+                no TAE has, those of a layer put into the network, say.
             OSError: the file cannot be written.
         """
         write_weights(path, self._arrays(), self.config, half=half)
 
     def _arrays(self):
         parameters = backend.named_parameters(self)
-        return unwrapped({name: backend.to_numpy(value) for name, value in parameters.items()})
+        arrays = unwrapped({name: backend.to_numpy(value) for name, value in parameters.items()})
+        if changed := sorted(arrays.keys() ^ self._names):
+            raise ValueError(
+                f"the network's parameters are not those that it was made with ({changed[0]}), "
+                "and could not be read back: take out what was put into it before it is saved"
+            )
+        return arrays
 
     # The network as two functions of tensors: what graphs are compiled from.
 
@@ -316,7 +337,7 @@ class TemporalAutoencoder(Module):
         """`encode` of a video that comes in pieces `(b c t h w)`, in constant memory: an iterator
         over (z, mean, logvar), as `EncodeStream` gives them."""
         stream = self.encoder_stream(sample, seed=seed)
-        for chunk in chunks:
+        for chunk in pieces(chunks):
             yield from stream.take(chunk)
         yield from stream.end()
 
@@ -329,7 +350,7 @@ class TemporalAutoencoder(Module):
         """`decode` of raw latents that come in pieces `(b z t h w)`, in constant memory: an
         iterator over videos, as `DecodeStream` gives them."""
         stream = self.decoder_stream(num_target_frames, target_size)
-        for chunk in chunks:
+        for chunk in pieces(chunks):
             yield from stream.take(chunk)
             if stream.has_all:
                 return
@@ -365,17 +386,18 @@ class TemporalAutoencoder(Module):
         _, mean, _ = self.encode(x, sample=False)
         return self.decode(mean, x.shape[2], (x.shape[3], x.shape[4]))
 
-    def scale(self, z: Tensor) -> Tensor:
-        """Raw latents to scaled latents, as latent diffusion models are trained on."""
+    def scale(self, z: Array) -> Array:
+        """Raw latents, a tensor or an array, to scaled latents, as latent diffusion models are
+        trained on."""
         return scaled(z, self.config)
 
-    def unscale(self, z: Tensor) -> Tensor:
-        """Scaled latents to raw latents."""
+    def unscale(self, z: Array) -> Array:
+        """Scaled latents, a tensor or an array, to raw latents."""
         return unscaled(z, self.config)
 
-    def latent_size(self, t: int, h: int, w: int) -> tuple[int, ...]:
+    def latent_size(self, t: int, h: int, w: int) -> tuple[int, int, int]:
         """The latents' frames, height and width of a video of t frames, h rows, w columns."""
-        return tuple(-(-size // self.compression) for size in (t, h, w))
+        return latent_size(self.config, t, h, w)
 
     # Tiles and slices.
 

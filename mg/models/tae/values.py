@@ -1,7 +1,7 @@
 """What goes into the network: checked, and made to fit. Shapes `(b c t h w)`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def video(x: TensorLike, channels: int, *, smallest: int) -> Tensor:
         ValueError: another shape than `(b channels t h w)` with h and w of `smallest` at least, or
             values that are integers or not finite.
     """
-    x = _tensor(x)
+    x = _tensor(x, "mg.data.to_float makes a video of frames")
     if x.ndim != 5 or x.shape[1] != channels or min(x.shape) < 1 or min(x.shape[3:]) < smallest:
         raise ValueError(
             f"a video of shape {tuple(x.shape)}, expected (b {channels} t h w) with t >= 1 and "
@@ -40,7 +40,7 @@ def latents(z: TensorLike, channels: int) -> Tensor:
         ValueError: another shape than `(b channels t h w)`, or values that are integers or not
             finite.
     """
-    z = _tensor(z)
+    z = _tensor(z, "raw latents")
     if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
         raise ValueError(f"latents of shape {tuple(z.shape)}, expected (b {channels} t h w)")
     if not _all_finite(z):
@@ -109,7 +109,22 @@ def _is_whole(number: object, least: int) -> bool:
     return isinstance(number, int | np.integer) and int(number) >= least
 
 
-def _tensor(x: TensorLike) -> Tensor:
+def pieces(chunks: Iterable[TensorLike]) -> Iterable[TensorLike]:
+    """The same pieces.
+
+    Raises:
+        ValueError: one tensor or array, whose items would be taken for pieces.
+    """
+    if backend.is_tensor(chunks) or isinstance(chunks, np.ndarray):
+        raise ValueError("a tensor or an array, expected several in order: [x] for one")
+    return chunks
+
+
+def _tensor(x: TensorLike, floats: str) -> Tensor:
+    if isinstance(x, tuple | list) and any(map(backend.is_tensor, x)):
+        raise ValueError(
+            f"a {type(x).__name__} of tensors, expected one; `encode` gives (z, mean, logvar)"
+        )
     framework = type(x).__module__.partition(".")[0]
     if framework in ("torch", "mindspore") and framework != backend.name:
         raise TypeError(  # numpy would take it, and lose its gradient
@@ -117,10 +132,8 @@ def _tensor(x: TensorLike) -> Tensor:
             f"MG_BACKEND={framework} before mg is imported, or give a numpy array"
         )
     values: Any = x if backend.is_tensor(x) else np.asarray(x)
-    if re.search("int|bool", str(values.dtype).lower()):
-        raise ValueError(
-            f"values are {values.dtype}, expected floats (mg.data.to_float makes a video of frames)"
-        )
+    if re.search("int|bool|complex", str(values.dtype).lower()):
+        raise ValueError(f"values are {values.dtype}, expected floats ({floats})")
     if isinstance(values, np.ndarray):
         return backend.from_numpy(values.astype(np.float32, copy=False))
     # MindSpore has little bf16 arithmetic on a CPU.
