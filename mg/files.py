@@ -50,6 +50,16 @@ def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: str | os.PathLike, what: str = "") -> Iterator[None]:
+    """A context in which an OSError, of a full disk say, becomes one that names what is written."""
+    try:
+        yield
+    except OSError as error:
+        subject = f"{path}: the {what}" if what else f"{path}:"
+        raise OSError(f"{subject} cannot be written: {error.strerror or error}") from error
+
+
 def make_folder(path: str | os.PathLike) -> None:
     """Make a folder and those on the way to it, unless it is there.
 

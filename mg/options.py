@@ -17,7 +17,7 @@ def parse_options(text: str) -> dict:
     if not isinstance(options, dict):
         raise ValueError("expected a line `key: value` for each option")
     if odd := [key for key in options if not isinstance(key, str)]:
-        raise ValueError(f"the key {odd[0]!r} is no name of an option")
+        raise ValueError(f"the key {odd[0]!r} is not the name of an option")
     return options
 
 

@@ -114,7 +114,7 @@ def set_device(target: str, *, exact: bool = True) -> None:
     Frameworks round what float32 convolutions read to TF32 on a GPU, to HF32 on an Ascend: to 11
     bits of 24. With `exact`, the whole process computes them in float32, which takes longer.
 
-    On a CPU it is a setting of the whole process, for programs to make before they compute: freed
+    On a CPU this also changes the whole process, for programs to do before they compute: freed
     memory stays with it (PyTorch), and threads that wait leave the cores to others (MindSpore).
     MindSpore 2.8.0 then crashes where several threads compute at once: compute in one of them.
 

@@ -31,8 +31,8 @@ def command(args: list[str] | None) -> None:
 def _factors(directory: str, checkpoint: str) -> dict[str, float]:
     from mg.models.tae.weights import weights_file
 
-    encoding = LatentDataset(directory).encoding
-    if encoding.checkpoint_sha256 != sha256(weights_file(checkpoint)):
+    latents = LatentDataset(directory)
+    if latents.encoding.checkpoint_sha256 != sha256(weights_file(checkpoint)):
         raise ValueError(f"{directory}: latents of another checkpoint, expected {checkpoint}'s")
-    statistics = latent_statistics(directory)
+    statistics = latent_statistics(latents)
     return {key: statistics[key] for key in ("scaling_factor", "shift_factor")}

@@ -4,7 +4,7 @@ from mg.data.clip import load_clip
 from mg.data.index import Entry, read_entries, read_index
 from mg.data.loader import Batch, TrainingBatches, TrainingClips, training_batches
 from mg.data.opening import VideoError
-from mg.data.output import IMAGE_SUFFIXES, check_output
+from mg.data.output import DEFAULT_CRF, check_output, is_image
 from mg.data.transforms import to_float, to_uint8
 from mg.data.video_file import count_frames, read_fps, read_frames
 from mg.data.video_stream import Chunk, promised_frames, read_chunks
@@ -12,7 +12,7 @@ from mg.data.video_writer import ImageWriter, VideoWriter, open_writer, write_vi
 from mg.data.workers import WorkerError
 
 __all__ = [
-    "IMAGE_SUFFIXES",
+    "DEFAULT_CRF",
     "Batch",
     "Chunk",
     "Entry",
@@ -24,6 +24,7 @@ __all__ = [
     "WorkerError",
     "check_output",
     "count_frames",
+    "is_image",
     "load_clip",
     "open_writer",
     "promised_frames",

@@ -99,8 +99,11 @@ def _read_count(where: str, text: str | None) -> int | None:
     return int(text)
 
 
+BAD_LIST = "bad.csv"
+
+
 class Failure(NamedTuple):
-    """A row of bad.csv: a video as the CSV names it, and what is wrong with it."""
+    """A row of BAD_LIST: a video as the CSV names it, and what is wrong with it."""
 
     video: str
     reason: str

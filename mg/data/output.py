@@ -21,6 +21,13 @@ from mg.data.pixels import from_rgb
 
 DEFAULT_CODEC = "libx264"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+DEFAULT_CRF = 10  # close to invisible loss: a person is to judge the video and not the codec
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Whether a file to be written is an image, by its suffix."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
 
 # Codecs whose streams say which matrix made their colours. Where neither stream nor container
 # says so, decoders assume BT.601.
@@ -40,7 +47,7 @@ def check_output(path: str | os.PathLike, codec: str | None = None) -> None:
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path}: is a folder, expected the name of a file to write")
-    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+    if not is_image(path):
         choose_encoder(path, codec)
 
 

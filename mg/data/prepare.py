@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from mg.data.index import Failure, write_rows
+from mg.data.index import BAD_LIST, Failure, write_rows
 from mg.data.opening import VideoError, open_video, reason_of, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
@@ -136,7 +136,7 @@ def prepare(preparation: Preparation) -> Summary:
         for name, members in split._asdict().items():
             chosen = [video for video in videos if video.video in members]
             write_rows(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
-        write_rows(stack.enter_context(atomic_path(out / "bad.csv")), Failure, bad)
+        write_rows(stack.enter_context(atomic_path(out / BAD_LIST)), Failure, bad)
     return Summary(
         **{name: len(members) for name, members in split._asdict().items()},
         bad=len(bad),

@@ -76,7 +76,7 @@ def check_pattern(pattern: str) -> None:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        reason = f"group_pattern: '{pattern}' is no regular expression: {error}"
+        reason = f"group_pattern: '{pattern}' is not a regular expression: {error}"
         raise ValueError(reason) from None
     if compiled.search(""):
         raise ValueError(f"group_pattern: '{pattern}' matches every name, expected one of groups")

@@ -60,7 +60,7 @@ def resize_and_crop(
         image_size: the square's side in pixels.
         where: the square's place along (height, width), each in [0, 1): 0 is the top or left
             edge, 0.5 the centre.
-        zoom: 1 or more; where it would enlarge the frame, as much of it as does not.
+        zoom: 1 or more; less where it would enlarge the frame.
 
     Returns:
         uint8 (image_size image_size 3).

@@ -17,16 +17,17 @@ from PIL import Image
 
 from mg.data.audio import Audio, open_audio
 from mg.data.output import (
-    IMAGE_SUFFIXES,
+    DEFAULT_CRF,
     add_video,
     choose_encoder,
     fine_unit,
+    is_image,
     open_output,
     takes_times,
     whole_rate,
 )
 from mg.data.pixels import from_rgb
-from mg.files import atomic_path
+from mg.files import atomic_path, writing
 
 logger = logging.getLogger(__name__)
 
@@ -163,11 +164,8 @@ class ImageWriter:
         _check_image(self._path, image, np.shape(image))
         is_webp = self._temporary.suffix.lower() == ".webp"
         options: dict[str, Any] = {"lossless": True} if is_webp else {"quality": 95}
-        try:
+        with writing(self._path):
             Image.fromarray(image).save(self._temporary, **options)
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"{self._path}: cannot be written: {reason}") from error
         self.count = 1
 
     def finish(self, *, cut_audio: bool) -> None:  # noqa: ARG002
@@ -181,7 +179,7 @@ def open_writer(
     path: str | os.PathLike,
     fps: float | Fraction,
     *,
-    crf: int = 10,
+    crf: int = DEFAULT_CRF,
     codec: str | None = None,
     options: Mapping[str, str] | None = None,
     audio_from: str | os.PathLike | None = None,
@@ -196,7 +194,7 @@ def open_writer(
     marked so, or BT.601 where a codec's stream cannot be marked.
 
     Args:
-        path: its suffix chooses the container; one of IMAGE_SUFFIXES makes an image of one frame
+        path: its suffix chooses the container; an image's makes one of a single frame
             (JPEG at quality 95, the others without loss).
         fps: frames per second.
         crf: the constant rate factor, of codecs that have one. Lower is better and larger; 10 is
@@ -215,7 +213,7 @@ def open_writer(
         OSError: the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        if temporary.suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(path):
             writer = ImageWriter(path, temporary)
             yield writer
             writer.finish(cut_audio=cut_audio)
@@ -237,7 +235,7 @@ def write_video(
     frames: Iterable[np.ndarray],
     fps: float | Fraction,
     *,
-    crf: int = 10,
+    crf: int = DEFAULT_CRF,
     codec: str | None = None,
 ) -> None:
     """Write frames as a video that is complete or, if anything fails, not there.

@@ -22,7 +22,7 @@ from mg.evaluation.report_video import METRICS
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
 from mg.files import atomic_path, check_apart, make_folder, sha256
-from mg.losses.lpips import LPIPS
+from mg.losses.lpips import LPIPS, lpips_for
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
 
@@ -63,7 +63,7 @@ def evaluate(evaluation: Evaluation) -> dict:
     """
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
     tae = open_network(evaluation)
-    lpips = None if evaluation.lpips_weights is None else LPIPS(evaluation.lpips_weights)
+    lpips = lpips_for(evaluation.lpips_weights, evaluation.image_size)
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
     videos = [Path(evaluation.video_folder) / name for name in names]

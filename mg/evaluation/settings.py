@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mg.data.clip import check_clip_arguments
 from mg.ranges import Dtype, check_at_least, check_choices
 
 
@@ -47,4 +48,5 @@ class Evaluation:
 
     def __post_init__(self):
         check_choices(self)
-        check_at_least(vars(self), batch_size=1, num_frames=1, image_size=8, sample_stride=1)
+        check_clip_arguments(self.num_frames, self.image_size, self.sample_stride)
+        check_at_least(vars(self), batch_size=1)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mg.data.clip import check_clip_arguments
 from mg.latents.encoding import Precision, Stored
 from mg.ranges import Dtype, check_at_least, check_choices
 
@@ -42,7 +43,7 @@ class DatasetEncoding:
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
             CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.
             With num_frames, every size of clip is compiled anew; whole videos are streamed, and
-            MindSpore alone compiles their steps, once a size of small frames has come eight times.
+            MindSpore alone compiles their steps, of small frames from the eighth of a size on.
     """
 
     ckpt_path: str
@@ -70,8 +71,10 @@ class DatasetEncoding:
     def __post_init__(self):
         check_choices(self)
         given = vars(self)
-        check_at_least(given, num_frames=1, clips_per_video=1, image_size=8, sample_stride=1)
-        check_at_least(given, batch_size=1, seed=0, shard_size=1, shard_minutes=0)
+        check_clip_arguments(self.num_frames, self.image_size, self.sample_stride)
+        check_at_least(
+            given, clips_per_video=1, batch_size=1, seed=0, shard_size=1, shard_minutes=0
+        )
         if self.num_frames is None and (self.keep_remainder or self.clips_per_video):
             key = "keep_remainder" if self.keep_remainder else "clips_per_video"
             raise ValueError(f"{key} is {getattr(self, key)}, which needs num_frames")

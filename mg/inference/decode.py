@@ -4,7 +4,7 @@ import logging
 from fractions import Fraction
 
 from mg import backend
-from mg.data import IMAGE_SUFFIXES, check_output, open_writer
+from mg.data import check_output, is_image, open_writer
 from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
 from mg.inference.network import decoded
@@ -30,7 +30,7 @@ def decode(settings: Decoding) -> Video:
     check_output(settings.target, settings.codec)
     latents = LatentFile(settings.source)
     video = latents.video
-    if video.frames > 1 and settings.target.lower().endswith(IMAGE_SUFFIXES):
+    if video.frames > 1 and is_image(settings.target):
         raise ValueError(
             f"{settings.target}: an image holds one frame, these latents {video.frames}"
         )

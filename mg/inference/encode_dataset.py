@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mg import backend, ranks
-from mg.data.index import Failure, read_index, write_rows
+from mg.data.index import BAD_LIST, Failure, read_index, write_rows
 from mg.evaluation.network import open_network
 from mg.files import atomic_path, clear_half_written, lock_folder, make_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
@@ -78,7 +78,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
 
 def _write_tables(output: Path, encoding: Encoding, failed: list[Failure]) -> int:
     """Write bad.csv, and the manifest of all processes' shards; gives its number of rows."""
-    with atomic_path(output / "bad.csv") as temporary:
+    with atomic_path(output / BAD_LIST) as temporary:
         write_rows(temporary, Failure, failed)
     rows = read_inventory(output, encoding).rows()
     lost = sorted(_listed(output) - {row.file for row in rows})

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mg.data import DEFAULT_CRF
 from mg.latents.encoding import Precision
 from mg.ranges import Dtype, check_at_least, check_choices
 
@@ -21,7 +22,7 @@ class OneFile:
         dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: Of a network that streams, True lets MindSpore compile the steps of small frames,
-            once a size has come eight times; PyTorch has nothing to compile. Of one whose norm or
+            from the eighth of a size on; PyTorch has nothing to compile. Of one whose norm or
             attention spans the clip, True compiles each tile: graph mode on MindSpore, on PyTorch
             torch.compile or, on a GPU, CUDA graphs. False for eager; by default the same as True on
             MindSpore, and as False on PyTorch.
@@ -51,7 +52,7 @@ class VideoOutput(OneFile):
             it. An image has none.
     """
 
-    crf: int = 10
+    crf: int = DEFAULT_CRF
     codec: str | None = None
 
     def __post_init__(self):

@@ -152,7 +152,7 @@ class LatentDataset:
             by_shard.setdefault(name, []).append(index)
         for name, indices in by_shard.items():
             if Path(name).name != name:
-                raise ValueError(f"{self.directory / MANIFEST}: {name!r} is no name of a shard")
+                raise ValueError(f"{self.directory / MANIFEST}: {name!r}, expected a shard's name")
             shard = read_shard(self.directory / name)
             difference = shard.encoding.difference(self.encoding)
             if difference is not None:

@@ -27,7 +27,6 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import FileIO
@@ -38,7 +37,7 @@ from typing import BinaryIO
 import numpy as np
 import safetensors
 
-from mg.files import atomic_path
+from mg.files import atomic_path, writing
 from mg.latents.encoding import SAFETENSORS_NAMES, Encoding, encoding_from_json
 from mg.ranges import LONGEST_PAUSE
 
@@ -99,13 +98,13 @@ def write_latents(
                 stored = encoding.to_stored(z)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
-            with _written(path):
+            with writing(path):
                 _append(spool, np.ascontiguousarray(stored.swapaxes(0, 1)))
         video = describe()
         shape = encoding.shape(video.frames, video.height, video.width)
         if spool.tell() != math.prod(shape) * encoding.dtype.itemsize:
             raise ValueError(f"{path}: latents of another size than {shape}, which fits the video")
-        with _written(path), temporary.open("wb") as file:
+        with writing(path), temporary.open("wb") as file:
             _write(file, spool, shape, encoding, video)
 
 
@@ -276,11 +275,3 @@ def _video_from_json(text: str) -> Video:
     except (ValueError, TypeError, KeyError, ZeroDivisionError, RecursionError):
         pass
     raise ValueError("it does not say what video it is of")
-
-
-@contextmanager
-def _written(path: str | os.PathLike) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -44,8 +44,11 @@ class Spread:
         return np.sqrt(self.squares / self.count)
 
 
-def latent_statistics(directory: str | os.PathLike) -> dict:
+def latent_statistics(latents: LatentDataset | str | os.PathLike) -> dict:
     """Mean and standard deviation of raw latents, computed in float64, each stored array once.
+
+    Args:
+        latents: a dataset, or its directory.
 
     Returns:
         "latents", how many arrays; "values", how many numbers in all; "of", what was measured;
@@ -57,7 +60,7 @@ def latent_statistics(directory: str | os.PathLike) -> dict:
     Raises:
         FileNotFoundError, ValueError, OSError: as in `LatentDataset`; or latents are not finite.
     """
-    dataset = LatentDataset(directory)
+    dataset = latents if isinstance(latents, LatentDataset) else LatentDataset(latents)
     spread = None
     indices = dataset.distinct()
     for index in tqdm(indices, unit="latent"):

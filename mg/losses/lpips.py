@@ -166,6 +166,19 @@ class LPIPS(Module):
         check_least(height, width, self.smallest, "LPIPS")
 
 
+def lpips_for(weights: str | None, image_size: int) -> LPIPS | None:
+    """The network of a file of weights, for square videos of that size in pixels; None for None.
+
+    Raises:
+        ValueError, OSError: as of `LPIPS`; or the videos are too small for it.
+    """
+    if weights is None:
+        return None
+    lpips = LPIPS(weights)
+    lpips.check_size(image_size, image_size)
+    return lpips
+
+
 def _stage(arrays, number, kinds, channels, squeeze):
     layers = []
     for kind, index in kinds:

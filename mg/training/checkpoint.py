@@ -174,9 +174,10 @@ def delete_checkpoint(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
-def clear_remains(folder: Path) -> None:
-    """Delete what a killed run left half written or half deleted, and nothing of others'."""
-    clear_half_written(folder, r"step_\d+|recipe|metrics|best|tae")
+def clear_remains(folder: Path, stems: str) -> None:
+    """Delete what a killed run left half written or half deleted, and nothing of others': of
+    checkpoints, and of files whose stems match a regular expression."""
+    clear_half_written(folder, stems)
     for path in folder.glob(".step_*.part"):
         if _REMAINS.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)

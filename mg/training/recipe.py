@@ -55,7 +55,7 @@ class Recipe(TrainingClips):
         log_interval: Updates between two entries of the metrics.
         ckpt_save_steps: Updates between two checkpoints; 0 for the end only.
         keep_checkpoints: Newest checkpoints to keep; the best by validation is kept beside them.
-        val_csv_path: CSV file of the videos to validate with; none, no validation.
+        val_csv_path: CSV file of the videos to validate with; without one, there is no validation.
         val_video_folder: Their folder; by default video_folder.
         val_steps: Updates between two validations; 0 for those before the first and after the last
             update only.

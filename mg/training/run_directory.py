@@ -7,7 +7,6 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mg import backend, ranks
-from mg.files import atomic_path, lock_folder, make_folder
+from mg.files import atomic_path, lock_folder, make_folder, writing
 from mg.options import parse_options
 from mg.training.checkpoint import (
     WEIGHTS,
@@ -30,6 +29,8 @@ from mg.training.checkpoint import (
 from mg.training.recipe import Recipe, check_continues
 
 logger = logging.getLogger(__name__)
+
+_STEMS = r"recipe|metrics|best|tae|step_\d+"  # of the files that are written here
 
 
 class RunDirectory:
@@ -92,7 +93,7 @@ class RunDirectory:
             return
         self._take_lock()
         for folder in (self.path, self.path / "validation", self._checkpoints):
-            clear_remains(folder)
+            clear_remains(folder, _STEMS)
         delete_newer(self._checkpoints, step)
         with atomic_path(self.path / "recipe.yaml") as temporary:
             temporary.write_text(self._recipe.to_yaml())
@@ -103,6 +104,10 @@ class RunDirectory:
             temporary.write_text("".join(lines))
         self._metrics = metrics.open("a", buffering=1)
         self._tensorboard = _Events(self.path / "tensorboard", step and step + 1)
+
+    def weights_at(self, step: int, network: str) -> str:
+        """Where, below this directory, a checkpoint has a network's weights: "tae" or "ema"."""
+        return f"{self._checkpoints.name}/step_{step}/{network}.safetensors"
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append an entry to `metrics.jsonl`, and its numbers to TensorBoard. What is not finite
@@ -117,7 +122,7 @@ class RunDirectory:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in metrics.items()
         }
-        with self._writing("metrics"):
+        with writing(self.path, "metrics"):
             self._metrics.write(json.dumps({"step": step, **finite}) + "\n")
             for name, value in finite.items():
                 if isinstance(value, int | float):
@@ -131,7 +136,7 @@ class RunDirectory:
             OSError: it cannot be written.
         """
         if self._tensorboard and picture is not None:
-            with self._writing("picture"):
+            with writing(self.path, "picture"):
                 self._tensorboard.add_picture("validation", picture, step)
                 with atomic_path(self.path / "validation" / f"step_{step}.png") as temporary:
                     Image.fromarray(picture).save(temporary)
@@ -149,7 +154,7 @@ class RunDirectory:
         """
         if not self._metrics:
             return
-        with self._writing("metrics"):
+        with writing(self.path, "metrics"):
             os.fsync(self._metrics.fileno())
         versions = {"python": platform.python_version(), backend.name: backend.version}
         state = {**state, "versions": versions}
@@ -178,18 +183,10 @@ class RunDirectory:
             OSError: they cannot be written.
         """
         # Each, even if another cannot be finished.
-        with self._writing("metrics"), contextlib.ExitStack() as files:
+        with writing(self.path, "metrics"), contextlib.ExitStack() as files:
             for file in (self._lock, self._tensorboard, self._metrics):
                 if file:
                     files.callback(file.close)
-
-    @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"{self.path}: the {what} cannot be written: {reason}") from None
 
     def _take_lock(self) -> None:
         """Keep other runs out of the directory for as long as this process lives."""

@@ -18,6 +18,6 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def is_due(step: int, every: int, last: int) -> bool:
-    """Whether what happens `every` so many updates (0: never) and at the `last` happens after
-    update `step`, counted from 1."""
+    """Whether something is due after update `step`, counted from 1: it is done every `every`
+    updates (0: never), and after the `last`."""
     return step == last or (every > 0 and step % every == 0)

@@ -74,15 +74,20 @@ class TrainStep:
     def __call__(
         self, step: int, videos: list[np.ndarray], learning_rate: float
     ) -> dict[str, float]:
-        """Update the weights by the mean gradient of `videos`, each a batch `(b c t h w)`, and of
-        those of all other processes of the run.
+        """Update the weights by the mean gradient of `videos` and of those of all other processes
+        of the run.
 
         A loss or gradient that is not finite anywhere leaves the weights everywhere as they are.
 
+        Args:
+            step: this update's number, from 1.
+            videos: its batches, `(b c t h w)` in [-1, 1].
+            learning_rate: of this update.
+
         Returns:
-            The means over `videos`: "loss", "psnr" in dB, each term of the loss unweighted;
-            "grad_norm" before clipping; "skipped_updates" so far; with fp16, "loss_scale"; with an
-            adversary at work, what it adds.
+            The means over the videos of all processes: "loss", "psnr" in dB, each term of the loss
+            unweighted; "grad_norm" before clipping; "skipped_updates" so far; with fp16,
+            "loss_scale"; with an adversary at work, what it adds.
         """
         scale = self._loss_scale.value if self._loss_scale else 1.0
         adversary = self._adversary if step > self._disc_start else None

@@ -15,13 +15,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
 from mg.data import Batch, TrainingBatches, training_batches
-from mg.losses.lpips import LPIPS
+from mg.losses.lpips import LPIPS, lpips_for
 from mg.losses.objective import Objective
 from mg.models.tae.colour_start import colour_start
 from mg.models.tae.config import check_rgb
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.training.adversary import Adversary
 from mg.training.loss_scale import LossScale
+from mg.training.optimizer_state import check_count
 from mg.training.recipe import Recipe
 from mg.training.run_directory import RunDirectory
 from mg.training.schedule import is_due, learning_rate
@@ -56,8 +57,7 @@ class Progress:
 
     def __post_init__(self):
         for name in ("step", "batches", "items"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
-                raise ValueError(f"its {name} is {getattr(self, name)!r}")
+            check_count(name, getattr(self, name))
         if type(self.unvalidated) is not bool:
             raise ValueError(f"its unvalidated is {self.unvalidated!r}")
         best, ceiling = self.best, self.ceiling
@@ -99,7 +99,7 @@ class Trainer:
         self.saved = self.step
         batches = stack.enter_context(_batches(recipe, self._progress))
         self._tae = _network(recipe, self.run.start_weights)
-        lpips = _lpips(recipe)
+        lpips = lpips_for(recipe.lpips_weights, recipe.image_size)
         self._update = _train_step(recipe, self._tae, lpips)
         if start:
             with self._fitting():
@@ -218,7 +218,7 @@ class Trainer:
         before = (best.get("videos", reached[0]), best["psnr"]) if best else (0, -math.inf)
         improved = self.step > 0 and not self.skipping and not math.isnan(psnr) and reached > before
         if improved:
-            path = f"checkpoints/step_{self.step}/{weights}.safetensors"
+            path = self.run.weights_at(self.step, weights)
             best = {"step": self.step, "psnr": psnr, "weights": path, "videos": reached[0]}
             self._progress.best = best
         seconds = time.perf_counter() - began
@@ -252,7 +252,7 @@ class Trainer:
             raise ValueError(
                 f"stopped after update {self.step}: {self._update.skipped_in_row} in a row had a "
                 f"loss or gradient that was not finite; {self.run.path}/metrics.jsonl names their "
-                f"videos. The same command, with a lower --learning_rate say, {again}"
+                f"videos. The same command, perhaps with a lower --learning_rate, {again}"
             )
         if done and ranks.is_first():
             averaged = self._update.averaged() if self._update.has_average else None
@@ -307,7 +307,10 @@ def _validation(
         return None
     validation = Validation(recipe, tae, lpips)
     if progress.measured and progress.measured != validation.fingerprint:
-        logger.warning("the validation is another than before: its best and ceiling are forgotten")
+        logger.warning(
+            "the validation's videos or settings changed: the best score and ceiling so far are "
+            "discarded"
+        )
         progress.best = progress.ceiling = None
     progress.measured = validation.fingerprint
     return validation
@@ -338,14 +341,6 @@ def _network(recipe: Recipe, start: Path | None) -> TemporalAutoencoder:
             f"image_size is {recipe.image_size}, expected a multiple of {tae.compression}"
         )
     return tae
-
-
-def _lpips(recipe: Recipe) -> LPIPS | None:
-    if recipe.lpips_weights is None:
-        return None
-    lpips = LPIPS(recipe.lpips_weights)
-    lpips.check_size(recipe.image_size, recipe.image_size)
-    return lpips
 
 
 def _train_step(recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None) -> TrainStep:

@@ -288,7 +288,7 @@ def test_a_folders_own_name_counts_and_not_that_of_a_link_to_it(tmp_path, capsys
         (["--test_share", "1"], "test_share is 1.0, expected at least 0, below 1"),
         (["--val_share", "-0.1"], "val_share is -0.1, expected at least 0"),
         (["--test_share", "0.6", "--val_share", "0.5"], "expected less than 1 together"),
-        (["--group_pattern", "(g"], "group_pattern: '(g' is no regular expression"),
+        (["--group_pattern", "(g"], "group_pattern: '(g' is not a regular expression"),
         (["--group_pattern", "x*"], "matches every name"),
         (["--split", "0"], "split is 0, expected at least 1"),
         (["--num_workers", "-1"], "num_workers is -1, expected at least 0"),

@@ -427,7 +427,7 @@ def test_a_manifest_that_does_not_match_its_shards_is_named(tmp_path):
         ({"video_sha256": "0"}, "video_sha256"),
         ({"shard": rows[-1].shard}, rows[-1].shard),
         ({"shard": "shard-0.safetensors"}, "no such shard"),
-        ({"shard": "../shard-0.safetensors"}, "no name of a shard"),
+        ({"shard": "../shard-0.safetensors"}, "expected a shard's name"),
         ({"frames": 0}, "frames"),
     ):
         write_manifest(tmp_path, [rows[0]._replace(**change), *rows[1:]], dataset.encoding)

@@ -217,9 +217,9 @@ def test_frames_beyond_the_target_are_dropped_and_missing_ones_are_an_error(netw
     np.testing.assert_allclose(
         joined(network.decode_stream([z], 1)), to_numpy(network.decode(z, 1)), atol=1e-5
     )
-    with pytest.raises(ValueError, match="25 frames asked of latents that hold 1 to 24"):
+    with pytest.raises(ValueError, match="25 frames asked for, these latents decode to 24 at most"):
         list(network.decode_stream([z], 25))
-    with pytest.raises(ValueError, match="9 rows asked of latents that hold 1 to 8"):
+    with pytest.raises(ValueError, match="9 rows asked for, these latents decode to 8 at most"):
         list(network.decode_stream([z], 24, (9, 8)))
 
 

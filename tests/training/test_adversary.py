@@ -15,6 +15,7 @@ from mg.training.adversary import Adversary
 
 WEIGHTS = {"reconstruction": 2.0, "kl": 0.5, "outlier_penalty": 0.25, "perceptual": 3.0}
 WEIGHT = 0.5  # of the adversarial loss
+SETTINGS = {"weight": WEIGHT, "ndf": 4, "n_layers": 2, "dtype": "fp32", "weight_decay": 0.0}
 
 
 class Distance(Module):
@@ -36,7 +37,7 @@ def make(compile=None, use_recompute=False, dtype="fp32"):
     tae = TemporalAutoencoder(None, TINY, seed=3, use_recompute=use_recompute, dtype=dtype)
     randomised(named_parameters(tae).values(), 0, 0.1)
     objective = Objective(WEIGHTS, Distance())
-    adversary = Adversary(tae, objective, weight=WEIGHT, ndf=4, n_layers=2, compile=compile, seed=5)
+    adversary = Adversary(tae, objective, **SETTINGS, compile=compile, seed=5)
     randomised(adversary.parameters.values(), 1, 0.05)
     return tae, objective, adversary
 

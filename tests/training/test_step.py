@@ -207,6 +207,9 @@ def test_a_restored_step_goes_on_exactly(make_step):
         assert all(np.array_equal(kept[key], arrays[name][key]) for key in kept), name
 
 
+SMALL_ADVERSARY = {"weight": 0.5, "ndf": 4, "n_layers": 1, "dtype": "fp32", "weight_decay": 0.0}
+
+
 @pytest.fixture(scope="module")
 def with_adversary():
     """Makes training steps with a discriminator, each of a network of its own; eager, since each
@@ -217,7 +220,7 @@ def with_adversary():
         objective = Objective(WEIGHTS)
         parameters = list(backend.named_parameters(tae).values())
         optimizer = backend.AdamW(parameters, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.0)
-        adversary = Adversary(tae, objective, ndf=4, n_layers=1, compile=False, seed=1)
+        adversary = Adversary(tae, objective, **SMALL_ADVERSARY, compile=False, seed=1)
         options |= {"adversary": adversary, "disc_start": 1, "compile": False}
         return TrainStep(tae, objective, optimizer, **options)
 

@@ -122,7 +122,7 @@ def test_another_validation_forgets_the_best_and_the_ceiling_of_the_one_before(
     options = {"pretrained": start, "tae_config": {}, "ema_decay": 0.5, "train_steps": 5}
     options |= {"val_csv_path": videos / "videos.csv", "val_num_frames": 4, "learning_rate": 1.0}
     assert run(train.command, train_flags(videos, output, **options), capsys).code == 0
-    assert "best and ceiling are forgotten" in caplog.text
+    assert "best score and ceiling so far are discarded" in caplog.text
     (line,) = [x for x in lines_of(output) if x["step"] == 5 and "val/psnr" in x]
     assert "ceiling/psnr" not in line
     best = json.loads((output / "best.json").read_text())

@@ -84,6 +84,7 @@ class TemporalAutoencoder(Module):
     Attributes:
         config: every key of TAE_CONFIG, as this network has it.
         compression: frames, rows and columns of the video to one of the latents.
+        tiling, use_tile, use_slicing: see the properties, and `enable_slicing`.
 
     Raises:
         ValueError: an unknown or unfit config; a checkpoint that is damaged or does not fit; a

@@ -81,7 +81,7 @@ def check_holds(
     for count, length, axis in zip(wanted, latent_size, ("frames", "rows", "columns"), strict=True):
         holds = length * compression
         if count is not None and count > holds:
-            raise ValueError(f"{count} {axis} asked of latents that hold 1 to {holds}")
+            raise ValueError(f"{count} {axis} asked for, these latents decode to {holds} at most")
 
 
 def generator(seed: int | None) -> np.random.Generator:
