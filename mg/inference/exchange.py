@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from mg import backend, ranks
 from mg.files import atomic_path
 
 FOLDERS = ".exchange-*"
-_PATIENCE = 0.2  # seconds between two looks
 
 
 class Exchange:
-    """Gathers values of all processes, of any size, and waits for the slowest as long as it takes;
-    the frameworks' own messages have limits for both.
+    """Gathers values of all processes and waits for the slowest as long as it takes; messages of
+    Ascends wait for half an hour (`HCCL_EXEC_TIMEOUT`).
 
     Where a process dies, the launcher ends the others, waiting ones too.
 
@@ -26,6 +24,7 @@ class Exchange:
 
     def __init__(self, directory: Path):
         self._folder = directory / FOLDERS.replace("*", ranks.gather(uuid.uuid4().hex)[0])
+        self._meeting = ranks.Meeting(self._folder, backend.rank(), backend.world_size())
 
     def gather(self, name: str, value: Any) -> list[Any]:
         """What every process gave under this name, in the order of ranks; `value` is anything that
@@ -39,8 +38,7 @@ class Exchange:
         files = [self._folder / f"{name}-{rank}.json" for rank in range(backend.world_size())]
         with atomic_path(files[backend.rank()]) as temporary:
             temporary.write_text(json.dumps(value))
-        while not all(file.exists() for file in files):
-            time.sleep(_PATIENCE)
+        self._meeting.wait()
         return [json.loads(file.read_text()) for file in files]
 
     def close(self) -> None:
