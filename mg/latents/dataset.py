@@ -88,10 +88,9 @@ class LatentDataset:
         index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.directory}: item {index} of {len(self)}")
-        if self._seed is None:
-            return self._item(index % len(self), None)
+        index %= len(self)
         _check_whole("epoch", self.epoch)
-        return self._item(index % len(self), (self._seed, self.epoch, index % len(self)))
+        return self._item(index, None if self._seed is None else (self._seed, self.epoch, index))
 
     def shuffled(self, seed: int = 0, epoch: int | None = None) -> Iterator[dict[str, Any]]:
         """All items, each once, in random order. Order and draws are a function of seed and epoch,
