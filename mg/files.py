@@ -72,6 +72,19 @@ def make_folder(path: str | os.PathLike) -> None:
         raise OSError(f"{path}: cannot be made a folder: {error.strerror}") from None
 
 
+def check_there(path: str | os.PathLike, what: str, *, is_folder: bool = False) -> None:
+    """Raise unless there is such a file, or such a folder.
+
+    Raises:
+        FileNotFoundError: there is none; `what` says what was expected.
+    """
+    path = Path(path)
+    if not (path.is_dir() if is_folder else path.is_file()):
+        kind = "folder" if is_folder else "file"
+        reason = f"not a {kind}, expected the {what}" if path.exists() else f"no such {what}"
+        raise FileNotFoundError(f"{path}: {reason}")
+
+
 def check_apart(written: Iterable[str | os.PathLike], read: Iterable[str | os.PathLike]) -> None:
     """Raise a ValueError if a file to be written is one that is read, by whatever name."""
     originals = {name: path for path in read for name in _names(path)}

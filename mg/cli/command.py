@@ -85,7 +85,7 @@ def parse(parser: Parser, settings: type, args: list[str] | None):
     Raises:
         ValueError: the dataclass refuses a value, or the file is no YAML of options.
     """
-    args = _config_first(sys.argv[1:] if args is None else args, parser.positional)
+    args = _config_first(sys.argv[1:] if args is None else args, parser, settings)
     flags = {f"--{field.name}" for field in fields(settings) if field.type in (bool, bool | None)}
     values = parser.parse_args(_with_values(args, flags)).as_dict()
     values.pop("config")
@@ -100,7 +100,7 @@ def _with_values(args: list[str], flags: set[str]) -> list[str]:
     ]
 
 
-def _config_first(args: list[str], positional: list[str]) -> list[str]:
+def _config_first(args: list[str], parser: Parser, settings: type) -> list[str]:
     """The arguments with `--config` first, since of two values of an option the later counts."""
     configs, others = [], []
     rest = iter(args)
@@ -113,11 +113,11 @@ def _config_first(args: list[str], positional: list[str]) -> list[str]:
             others.append(arg)
     for config in configs:
         if config != "--config":
-            _check_config(config.removeprefix("--config="), positional)
+            _check_config(config.removeprefix("--config="), parser, settings)
     return configs + others
 
 
-def _check_config(path: str, positional: list[str]) -> None:
+def _check_config(path: str, parser: Parser, settings: type) -> None:
     """Refuse what jsonargparse would refuse without the file's name, or would ignore."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file of options")
@@ -127,9 +127,12 @@ def _check_config(path: str, positional: list[str]) -> None:
         raise ValueError(f"{path}: not a YAML file of options in UTF-8 ({error})") from None
     if "config" in options:
         raise ValueError(f"{path}: it has a key config, expected options, not another file")
-    for name in positional:
-        if name in options:
+    names = {field.name for field in fields(settings)}
+    for name in options:
+        if name in parser.positional:
             raise ValueError(f"{path}: it has a key {name}, expected that on the command line")
+        if name.partition(".")[0] not in names:
+            raise ValueError(f"{path}: it has a key {name}, which is no option of {parser.prog}")
 
 
 def counted(count: int, thing: str) -> str:

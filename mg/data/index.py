@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mg.files import check_there
+
 FRAMES_COLUMN = "frames"
 
 
@@ -54,10 +56,8 @@ def read_entries(
         ValueError: the CSV is not text, lacks the column, names no video, or has a row without
             a name, with NUL in it, or with a number of frames that is no whole number above 0.
     """
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(f"{csv_path}: no such CSV file")
-    if not Path(video_folder).is_dir():
-        raise FileNotFoundError(f"{video_folder}: no such video folder")
+    check_there(csv_path, "CSV file")
+    check_there(video_folder, "video folder", is_folder=True)
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
         with open(csv_path, encoding="utf-8-sig", newline="") as file:

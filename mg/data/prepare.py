@@ -17,7 +17,7 @@ from mg.data.opening import VideoError, open_video, reason_of, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
-from mg.files import atomic_path
+from mg.files import atomic_path, check_there
 from mg.ranges import check_at_least
 
 # Images are not listed, nor is .gif, which mostly is one.
@@ -113,8 +113,7 @@ def prepare(preparation: Preparation) -> Summary:
     """
     began = time.monotonic()
     folder, out = Path(preparation.folder), Path(preparation.out)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of videos")
+    check_there(folder, "folder of videos", is_folder=True)
     _check_writable(out)
     names = sorted(find_videos(folder))
     if not names:

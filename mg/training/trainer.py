@@ -126,8 +126,8 @@ class Trainer:
             logger.warning("%d updates were done already, more than train_steps", self.step)
         if _compiles(recipe) and self.step < recipe.train_steps:
             logger.info(
-                "the network is compiled for each size of clip when that first comes: in seconds, "
-                "but by PyTorch on a CPU in minutes, which --compile False saves"
+                "the network is compiled for each size of clip when that first comes%s",
+                "; on a CPU in minutes, which --compile False saves" * (backend.name == "torch"),
             )
 
     @contextlib.contextmanager

@@ -311,7 +311,8 @@ def test_what_is_no_folder_of_videos_is_refused_in_one_line(tmp_path, capsys):
     outcome = run(command, [tmp_path, *out, "--num_workers", 0], capsys)
     assert outcome.code == 2
     assert "none of 1 videos can be decoded; the first: a.mp4: cannot be read" in outcome.err[-1]
-    run(command, [tmp_path / "a.mp4", *out], capsys).assert_refused("no such folder of videos")
+    outcome = run(command, [tmp_path / "a.mp4", *out], capsys)
+    outcome.assert_refused("a.mp4: not a folder, expected the folder of videos")
     run(command, [tmp_path, "--out", tmp_path / "a.mp4"], capsys).assert_refused("not a folder")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 

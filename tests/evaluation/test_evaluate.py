@@ -436,6 +436,8 @@ def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
         ({"ckpt_path": __file__}, ("test_evaluate.py", "*.safetensors or *.ckpt")),
         ({"csv_path": "none.csv"}, ("none.csv", "no such CSV file")),
         ({"video_folder": "none"}, ("none", "no such video folder")),
+        ({"csv_path": "."}, (".: not a file, expected the CSV file",)),
+        ({"ckpt_path": "."}, ("no such checkpoint file", "the folder holds none")),
         ({"video_column": "path"}, ("no column 'path'", "video")),
         ({"num_frames": 0}, ("num_frames is 0", "at least 1")),
         ({"image_size": 0}, ("image_size is 0", "at least 8")),

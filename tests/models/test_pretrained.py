@@ -58,6 +58,8 @@ def test_what_is_no_saved_network_is_refused_by_name(tmp_path):
     (tmp_path / "tae.safetensors").touch()
     with pytest.raises(NotADirectoryError, match=r"TemporalAutoencoder\(path\) takes a file"):
         TemporalAutoencoder.from_pretrained(tmp_path / "tae.safetensors")
+    with pytest.raises(FileNotFoundError, match="; the folder holds tae.safetensors"):
+        TemporalAutoencoder(tmp_path)
     with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.safetensors: no such"):
         TemporalAutoencoder.from_pretrained(tmp_path)
     random_network().save_pretrained(tmp_path)

@@ -87,9 +87,11 @@ def weights_file(path: str | os.PathLike) -> Path:
     path = _located(path)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: no such checkpoint file; mg inflate makes one of an image autoencoder"
-        )
+        hint = "mg inflate makes one of an image autoencoder, and small names the bundled one"
+        if path.is_dir():  # of a training run, or one of its checkpoints
+            names = sorted(path.name for path in path.glob("tae.*"))
+            hint = f"the folder holds {' and '.join(names) or 'none'}"
+        raise FileNotFoundError(f"{file}: no such checkpoint file; {hint}")
     return file
 
 
