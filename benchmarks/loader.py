@@ -24,6 +24,7 @@ from pathlib import Path
 
 import av
 from machine import machine
+from tqdm import tqdm
 
 from mg.data import TrainingBatches, TrainingClips, count_frames, video_file
 from mg.data.index import Entry
@@ -71,12 +72,11 @@ def measure(options: argparse.Namespace) -> list[dict]:
     samples = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         sources = {source: _data_set(Path(folder), source, options) for source in options.sources}
-        for _ in range(options.rounds):
-            for source, workers in itertools.product(sources, options.workers):
-                for seeking, stated in itertools.product((False, True), (False, True)):
-                    rates = _run(Path(folder), sources[source], workers, seeking, stated, options)
-                    for epoch, rate in zip(EPOCHS, rates, strict=True):
-                        samples[source, workers, epoch, seeking, stated].append(rate)
+        ways = [*itertools.product(sources, options.workers, (False, True), (False, True))]
+        for source, workers, seeking, stated in tqdm(ways * options.rounds, unit="way"):
+            rates = _run(Path(folder), sources[source], workers, seeking, stated, options)
+            for epoch, rate in zip(EPOCHS, rates, strict=True):
+                samples[source, workers, epoch, seeking, stated].append(rate)
     rows = []
     for source, workers, epoch in itertools.product(sources, options.workers, EPOCHS):
         for seeking, stated in itertools.product((False, True), (False, True)):

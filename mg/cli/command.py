@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from io import TextIOWrapper
 from itertools import islice, pairwise
 from pathlib import Path
@@ -70,7 +70,14 @@ def _kind(hint: Any) -> str:
 def settings_parser(settings: type, description: str, **positional: str) -> Parser:
     """A parser of a dataclass: positional arguments for the fields whose help is given here, an
     option for every other, and `--config` for a YAML of these."""
-    parser = Parser(description=description)
+    required = [
+        f"--{field.name} {field.name.upper()}"
+        for field in fields(settings)
+        if field.default is field.default_factory is MISSING and field.name not in positional
+    ]
+    # What argparse would write lists every option.
+    usage = " ".join(["%(prog)s", *required, "[OPTIONS]", *positional])
+    parser = Parser(description=description, usage=usage)
     for name, text in positional.items():
         parser.add_argument(name, help=text)
         parser.positional.append(name)

@@ -86,7 +86,7 @@ def find_sources(
             done.append(file.name)  # it was touched, not changed
         else:
             groups.setdefault(content or file.name, Source([], content)).files.append(file)
-    if ranks.is_first():
+    if ranks.is_first() and len(failed) < len(names):  # or else the run ends, and says why
         for name, reason in failed.items():
             logger.warning("%s: %s", folder / name, reason)
     return Sources([*groups.values()], len(done), [Failure(*item) for item in failed.items()])

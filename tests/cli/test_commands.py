@@ -134,6 +134,16 @@ def test_without_a_framework_one_line_says_what_to_install(tmp_path, backend):
 
 
 @pytest.mark.once
+def test_the_usage_of_a_command_is_what_it_cannot_do_without(capsys):
+    for name, expected in (
+        ("reconstruct", "[OPTIONS] source target"),
+        ("evaluate", "--ckpt_path CKPT_PATH --csv_path CSV_PATH --video_folder VIDEO_FOLDER "),
+    ):
+        outcome = run(main.main, [name, "--help"], capsys)
+        assert outcome.out[0].startswith(f"usage: mg {name} {expected}")
+
+
+@pytest.mark.once
 @pytest.mark.parametrize(("script", "option"), SCRIPTS.items())
 def test_help_comes_from_any_directory(tmp_path, script, option):
     outcome = run_process(ROOT / script, "--help", cwd=tmp_path)

@@ -412,6 +412,14 @@ def test_a_damaged_shard_is_named(encode):
 
 
 @once
+def test_videos_of_which_none_is_there_are_told_in_one_line(encode, tmp_path, caplog):
+    write_index(tmp_path, ["a.mp4", "b.mp4"])
+    encode(videos=tmp_path, code=2)
+    assert "the first: a.mp4: no such video file" in encode.outcome.err[-1]
+    assert not caplog.records
+
+
+@once
 def test_no_readable_video_is_an_error(encode, tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
