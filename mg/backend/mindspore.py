@@ -437,7 +437,7 @@ def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
     @functools.wraps(function)
     def chosen(*inputs):
         # Outside of a graph, MindSpore (2.8.0) cannot differentiate one that holds our gradients.
-        return (function if _pynative_executor.grad_flag() else compiled)(*inputs)
+        return (function if _pynative_executor.requires_grad() else compiled)(*inputs)
 
     return chosen
 

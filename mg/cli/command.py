@@ -138,7 +138,7 @@ def _check_config(path: str, parser: Parser, settings: type) -> None:
     for name in options:
         if name in parser.positional:
             raise ValueError(f"{path}: it has a key {name}, expected that on the command line")
-        if name.partition(".")[0] not in names:
+        if name not in names:
             raise ValueError(f"{path}: it has a key {name}, which is no option of {parser.prog}")
 
 

@@ -43,7 +43,8 @@ class Workers:
     """The results of `task(start)`, `task(start + 1)`, ... from processes; endless.
 
     Worker w of n computes every n-th step. A worker that dies is replaced, with a warning, and
-    no result is lost or changed. What workers log, this process logs, once if several say it.
+    no result is lost or changed. Warnings that workers log come with their results; this process
+    logs each once.
     """
 
     def __init__(self, task: Callable[[int], Any], num_workers: int, start: int) -> None:
@@ -168,7 +169,10 @@ class _Log(logging.Handler):
         self._messages: list[tuple[str, int, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._messages.append((record.name, record.levelno, record.getMessage()))
+        try:
+            self._messages.append((record.name, record.levelno, record.getMessage()))
+        except Exception:  # of a call whose message and arguments do not fit
+            self.handleError(record)
 
     def take(self) -> list[tuple[str, int, str]]:
         """What was logged since this was called last."""

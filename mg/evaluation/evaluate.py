@@ -62,7 +62,7 @@ def evaluate(evaluation: Evaluation) -> dict:
             no video could be evaluated.
     """
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
-    tae = open_network(evaluation)
+    tae = open_network(evaluation, in_parallel=True)
     lpips = lpips_for(evaluation.lpips_weights, evaluation.image_size)
     output = Path(evaluation.output_path)
     paths = reconstruction_paths(output, names)
@@ -82,8 +82,6 @@ def evaluate(evaluation: Evaluation) -> dict:
             _write_rows(output / TABLE_NAME, results)
             with atomic_path(output / SUMMARY_NAME) as temporary:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
-            if report is None:  # an earlier run's page would show other numbers
-                (output / PAGE_NAME).unlink(missing_ok=True)
         if report is not None:
             _write_report(report, evaluation, summary)
     ranks.gather(None)  # the launcher ends all processes with the first: none is still tidying up

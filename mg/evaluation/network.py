@@ -26,17 +26,21 @@ class NetworkSettings(Protocol):
     def compile(self) -> bool | None: ...
 
 
-def open_network(settings: NetworkSettings) -> TemporalAutoencoder:
-    """The network, on its device, once this process has joined the others of its run.
+def open_network(settings: NetworkSettings, *, in_parallel: bool = False) -> TemporalAutoencoder:
+    """The network, on its device.
+
+    Args:
+        in_parallel: join the other processes of this run first, if a launcher started several.
 
     Raises:
         ValueError, OSError: no such device, or a checkpoint that cannot be used; the processes do
             not find each other.
     """
+    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
+    if in_parallel:
+        ranks.join()
     if settings.ckpt_path in PUBLISHED:
         logger.info("using the bundled %s weights (docs/tae_small.md)", settings.ckpt_path)
-    backend.set_device(settings.device_target, exact=settings.dtype == "fp32")
-    ranks.join()
     tae = TemporalAutoencoder(
         settings.ckpt_path,
         use_tile=settings.use_tile,

@@ -18,14 +18,14 @@ METRICS = {
 }
 """What the page can chart; "worst" is the order of a table that begins with the worst."""
 
-"""The clips of a video, with their titles on the page."""
-
 GAIN = 8
 ROLES = {
     "original": "Original",
     "reconstruction": "Reconstruction",
     "difference": f"Difference ×{GAIN}",
 }
+"""The clips of a video, with their titles on the page."""
+
 CRF = 18  # the loss is hardly visible, and a page holds more than at `write_video`'s own 10
 SOON = {"rc-lookahead": "10", "threads": "2"}  # an encoder holds few frames back, at no cost
 

@@ -52,7 +52,7 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
     """
     names = read_index(settings.csv_path, settings.video_folder, settings.video_column)
     names = [*dict.fromkeys(names)]
-    tae = open_network(settings)
+    tae = open_network(settings, in_parallel=True)
     encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     output = Path(settings.output_path)
     with _in_directory(output):

@@ -99,7 +99,8 @@ def _share(names: list[str]) -> list[str]:
 def _state(path: Path) -> list[int] | str:
     """Size and time of change of a file, or why it is none."""
     try:
-        check_file(path)
+        if not os.path.isfile(path):
+            check_file(path)  # which says what is wrong with it
         state = os.stat(path)
     except (VideoError, OSError) as error:
         return reason_of(error, path)

@@ -148,7 +148,7 @@ class Adversary:
 
     def _adaptive_weight(self, video, noise):
         with backend.no_grad():
-            # In fp16, which no loss scale helps here, small gradients would be lost.
+            # In half precision, which no loss scale helps here, small gradients would be lost.
             features = backend.cast(self._features(video, noise), backend.dtype("fp32"))
         _, of_pixels = self._pixel_gradients(video, features)
         _, of_generator = self._fooling_gradients(video, features)

@@ -108,6 +108,7 @@ def test_what_a_task_raises_is_raised_here_with_where_it_came_from():
 
 def warn(step):
     logging.getLogger("mg.data.pixels").warning("%s: warned", "a.mp4" if step < 4 else "b.mp4")
+    logging.getLogger("another").warning("%d", "no number")  # reported there, and no more
     if step == 5:
         raise ValueError("the last")
     return step

@@ -289,15 +289,6 @@ def test_nothing_else_is_written(evaluated):
     assert written == expected
 
 
-def test_a_page_of_an_earlier_run_goes_with_its_numbers(tmp_path, checkpoint, capsys):
-    write_video(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=10)
-    write_index(tmp_path, ["a.mp4"])
-    for report in (True, False):
-        args = evaluate_flags(checkpoint, tmp_path, tmp_path / "out", report=report)
-        assert run(command, args, capsys).code == 0
-        assert (tmp_path / "out" / "report.html").exists() == report
-
-
 def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint, capsys, exact):
     folder = tmp_path / "data" / "videos"
     names = ["a.mp4", "a_side_by_side.mp4", "../a.mp4", "a.avi", str(tmp_path / "a.mp4")]

@@ -412,6 +412,16 @@ def test_a_damaged_shard_is_named(encode):
 
 
 @once
+def test_a_file_that_is_empty_now_is_not_taken_for_the_video_that_it_was(encode, videos, tmp_path):
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    write_index(folder, ["a.mp4", "c.mp4"])
+    encode(videos=folder)
+    (folder / "a.mp4").write_bytes(b"")
+    output = encode(videos=folder, code=1)
+    assert "a.mp4,is not the video whose latents are stored under this name" in bad_of(output)
+
+
+@once
 def test_videos_of_which_none_is_there_are_told_in_one_line(encode, tmp_path, caplog):
     write_index(tmp_path, ["a.mp4", "b.mp4"])
     encode(videos=tmp_path, code=2)

@@ -358,6 +358,17 @@ def test_wrong_inputs_and_outputs_are_one_line_and_nothing_is_written(tmp_path, 
 
 
 @pytest.mark.once
+@pytest.mark.skipif(backend.name != "torch", reason="torchrun's variables")
+def test_a_command_of_one_file_waits_for_no_other_process_of_a_launcher(tmp_path, checkpoint):
+    write_video(tmp_path / "in.mp4", waves(0), 25)
+    args = command("encode", tmp_path / "in.mp4", tmp_path / "z.safetensors", checkpoint)
+    launched = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    outcome = run_process("-m", "mg", *args, cwd=tmp_path, **launched)
+    assert outcome.code == 0, outcome
+
+
+@pytest.mark.once
 def test_latents_made_before_the_config_had_a_key_have_its_default(tmp_path, checkpoint, capsys):
     write_video(tmp_path / "in.mp4", waves(0), 25)
     latents = tmp_path / "z.safetensors"

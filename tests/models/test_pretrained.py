@@ -113,10 +113,10 @@ def test_saving_a_part_of_a_model_leaves_the_names_of_its_parameters(tmp_path):
 
 
 @pytest.mark.once
-def test_a_directory_called_as_the_weights_in_the_box_is_loaded(tmp_path, monkeypatch):
+def test_a_directory_called_as_the_bundled_weights_is_loaded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    in_the_box = TemporalAutoencoder.from_pretrained("small").config
-    assert in_the_box == TemporalAutoencoder("small").config
+    bundled = TemporalAutoencoder.from_pretrained("small").config
+    assert bundled == TemporalAutoencoder("small").config
     network = random_network()
     network.save_pretrained("small")
     for again in (
@@ -125,7 +125,7 @@ def test_a_directory_called_as_the_weights_in_the_box_is_loaded(tmp_path, monkey
         TemporalAutoencoder("./small"),
     ):
         assert again.config == network.config
-    assert TemporalAutoencoder("small").config == in_the_box
+    assert TemporalAutoencoder("small").config == bundled
 
 
 @pytest.mark.once

@@ -436,7 +436,9 @@ def test_latents_that_are_integers_or_complex_are_an_error(initial):
 def test_what_encode_gives_is_not_taken_for_latents(initial):
     encoded = initial.encode(random_video(1, 3, 4, 8, 8))
     for values in (encoded, [*encoded]):
-        with pytest.raises(ValueError, match=r"of tensors, expected one; `encode` gives \(z, mean"):
+        with pytest.raises(
+            ValueError, match=r"of tensors, expected one \(raw latents, the first of"
+        ):
             initial.decode(values)
     with pytest.raises(ValueError, match=r"of tensors, expected one"):
         next(initial.decode_stream([encoded]))

@@ -40,7 +40,7 @@ def latents(z: TensorLike, channels: int) -> Tensor:
         ValueError: another shape than `(b channels t h w)`, or values that are integers or not
             finite.
     """
-    z = _tensor(z, "raw latents")
+    z = _tensor(z, "raw latents, the first of what `encode` gives")
     if z.ndim != 5 or z.shape[1] != channels or min(z.shape) < 1:
         raise ValueError(f"latents of shape {tuple(z.shape)}, expected (b {channels} t h w)")
     if not _all_finite(z):
@@ -122,9 +122,7 @@ def pieces(chunks: Iterable[TensorLike]) -> Iterable[TensorLike]:
 
 def _tensor(x: TensorLike, floats: str) -> Tensor:
     if isinstance(x, tuple | list) and any(map(backend.is_tensor, x)):
-        raise ValueError(
-            f"a {type(x).__name__} of tensors, expected one; `encode` gives (z, mean, logvar)"
-        )
+        raise ValueError(f"a {type(x).__name__} of tensors, expected one ({floats})")
     framework = type(x).__module__.partition(".")[0]
     if framework in ("torch", "mindspore") and framework != backend.name:
         raise TypeError(  # numpy would take it, and lose its gradient
