@@ -417,8 +417,8 @@ def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
-    """`function` of tensors, compiled by `torch.compile`, or on a GPU recorded, which serves where
-    no gradient is asked for (`jit_level` is MindSpore's)."""
+    """`function` of tensors, compiled by `torch.compile`, or on a GPU recorded (`jit_level` is
+    MindSpore's). On a GPU and on MindSpore, calls of which a gradient is asked stay eager."""
     del jit_level
     if _device.type != "cuda":
         return torch.compile(function, dynamic=False)

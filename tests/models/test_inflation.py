@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 
 from mg.backend import to_numpy
-from mg.models.tae.inflation import WEIGHTS_FILE, inflate
+from mg.models.tae.inflation import inflate
 from mg.models.tae.tae import TAE_CONFIG, TemporalAutoencoder
-from mg.models.tae.weights import write_weights
+from mg.models.tae.weights import WEIGHTS_FILE, write_weights
 
 from .random_network import random_video
 

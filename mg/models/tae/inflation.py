@@ -11,11 +11,12 @@ from pathlib import Path
 
 from mg.arrays import Arrays, read_safetensors
 from mg.backend import named_parameters, to_numpy
+from mg.files import check_there
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import (
     CONFIG_FILE,
-    WEIGHTS_FILE,
     check_sizes,
+    file_of,
     infer_sizes,
 )
 
@@ -58,10 +59,8 @@ def image_vae_file(source: str | os.PathLike) -> Path:
     Raises:
         FileNotFoundError: no such file.
     """
-    source = Path(source)
-    file = source / WEIGHTS_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, expected an AutoencoderKL's weights")
+    file = file_of(Path(source))
+    check_there(file, "file of an AutoencoderKL's weights")
     return file
 
 

@@ -85,7 +85,7 @@ def weights_file(path: str | os.PathLike) -> Path:
         FileNotFoundError: no such file.
     """
     path = _located(path)
-    file = path / WEIGHTS_FILE if path.is_dir() else path
+    file = file_of(path)
     if not file.is_file():
         hint = "mg inflate makes one of an image autoencoder, and small names the bundled one"
         if path.is_dir():  # of a training run, or one of its checkpoints
@@ -93,6 +93,11 @@ def weights_file(path: str | os.PathLike) -> Path:
             hint = f"the folder holds {' and '.join(names) or 'none'}"
         raise FileNotFoundError(f"{file}: no such checkpoint file; {hint}")
     return file
+
+
+def file_of(path: Path) -> Path:
+    """Where the weights are: a directory's have the name that diffusers gives them."""
+    return path / WEIGHTS_FILE if path.is_dir() else path
 
 
 def _located(path: str | os.PathLike) -> Path:
