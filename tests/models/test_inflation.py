@@ -275,7 +275,7 @@ def test_weights_of_another_network_are_an_error_that_names_the_file(tmp_path):
 
 def test_a_missing_file_is_an_error(tmp_path):
     for source in (tmp_path, tmp_path / "none", tmp_path / "none.safetensors"):
-        with pytest.raises(FileNotFoundError, match="no such file, expected an AutoencoderKL's"):
+        with pytest.raises(FileNotFoundError, match="no such file of an AutoencoderKL's weights"):
             inflate(source)
 
 
