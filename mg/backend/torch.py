@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mg.backend.shared import EPSILON, frame_table
+from mg.backend.shared import frame_table
 from mg.backend.torch_kernels import (
     HAS_TRITON,
     GroupNorm,
@@ -290,25 +290,12 @@ def group_norm_silu(
 
 
 def _normalised(x, gamma, beta, groups, over_clip, *, with_silu):
-    if x.is_cuda:
-        return _normalised_on_gpu(x, gamma, beta, groups, over_clip, with_silu)
-    y = x.float()
-    if over_clip:
-        y = GroupNorm.apply(y.transpose(1, 2), gamma, beta, groups, with_silu).transpose(1, 2)
-    else:
-        y = GroupNorm.apply(y.flatten(0, 1), gamma, beta, groups, with_silu)
-        y = y.unflatten(0, x.shape[:2])
-    return y.to(x.dtype)
-
-
-def _normalised_on_gpu(x, gamma, beta, groups, over_clip, with_silu):
     b, t, c, h, w = x.shape
-    positions = x.permute(0, 1, 3, 4, 2).reshape((b, -1, c) if over_clip else (b * t, -1, c))
-    if HAS_TRITON:
-        y = GroupNormOnGpu.apply(positions.contiguous(), gamma, beta, groups, with_silu)
+    y = x.permute(0, 1, 3, 4, 2).reshape((b, -1, c) if over_clip else (b * t, -1, c)).contiguous()
+    if HAS_TRITON and x.is_cuda:
+        y = GroupNormOnGpu.apply(y, gamma, beta, groups, with_silu)
     else:
-        y = F.group_norm(positions.transpose(1, 2).float(), groups, gamma, beta, EPSILON)
-        y = (F.silu(y) if with_silu else y).transpose(1, 2).to(x.dtype)
+        y = GroupNorm.apply(y.float(), gamma, beta, groups, with_silu).to(x.dtype)
     return y.reshape(b, t, h, w, c).permute(0, 1, 4, 2, 3)
 
 

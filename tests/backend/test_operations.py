@@ -210,6 +210,19 @@ def test_group_norm_keeps_its_accuracy_far_from_zero():
     np.testing.assert_allclose(computed(case, arrays), expected(case, arrays), atol=2e-4)
 
 
+LARGE_FRAME = Case(
+    "group_norm_silu", ((1, 1, 4, 1024, 960), (4,), (4,)), {"groups": 2, "over_clip": False}
+)
+
+
+@pytest.mark.parametrize("mean", [0, 30])
+def test_group_norm_of_a_large_frame_keeps_its_accuracy(mean):
+    x, gamma, beta = LARGE_FRAME.arrays()
+    arrays = [x + mean, gamma, beta]
+    y = computed(LARGE_FRAME, arrays)
+    np.testing.assert_allclose(y, expected(LARGE_FRAME, arrays), atol=3e-5)
+
+
 def test_group_norm_adds_a_millionth_to_the_variance():
     case = CASES["group_norm of clips"]
     x, gamma, beta = case.arrays()
@@ -290,6 +303,22 @@ def test_gradients_equal_finite_differences(case):
     for gradient, slope in zip(computed_gradients, slopes, strict=True):
         assert gradient.shape == slope.shape
         np.testing.assert_allclose(gradient, slope, rtol=2e-4, atol=2e-4)
+
+
+def test_gradients_of_group_norm_of_a_large_frame_keep_their_accuracy(rng):
+    x, gamma, beta = arrays = [array + 1 for array in LARGE_FRAME.arrays()]
+    projection = rng.random(x.shape, dtype=np.float32)
+    dx, *others = gradients_of(LARGE_FRAME, arrays, projection)
+
+    def loss(*weights):
+        return (LARGE_FRAME.on(reference)(x.astype(np.float64), *weights) * projection).sum()
+
+    for gradient, slope in zip(others, differences(loss, [gamma, beta]), strict=True):
+        np.testing.assert_allclose(gradient, slope, rtol=2e-5)
+    # Group norm takes mean and deviation away, so along these the loss does not change.
+    dx, x = (values.astype(np.float64).reshape(2, -1) for values in (dx, x))
+    for change in (np.ones_like(x), x - x.mean(1, keepdims=True)):
+        assert (abs((dx * change).sum(1)) < 1e-5 * abs(dx * change).sum(1)).all()
 
 
 def rounded(case, dtype):
