@@ -1,7 +1,9 @@
-"""Memory of the process."""
+"""Memory of the process, and of the machine."""
 
 import ctypes
+import re
 import sys
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -18,3 +20,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)  # no pages apart for an array
         mallopt(_TRIM_THRESHOLD, -1)  # the largest number there is: nothing at the end is returned
+
+
+def available_memory() -> int | None:
+    """Bytes that a program can take before the machine runs short, by Linux's own estimate; None
+    where that is unknown. A limit set for a container is not seen."""
+    try:
+        table = Path("/proc/meminfo").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable: +(\d+) kB$", table, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

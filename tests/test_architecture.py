@@ -45,6 +45,7 @@ MAY_ENTER = {
         "backend",
         "ranks",
         "interruption",
+        "memory",
     },
     "evaluation": {"losses", "data", "models", "backend", "ranks"},
     "losses": {"backend"},

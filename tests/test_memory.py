@@ -1,13 +1,16 @@
-"""Memory that was freed and is taken again."""
+"""Memory that was freed and is taken again, and what is left."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from mg.memory import available_memory
+
 pytestmark = [
     pytest.mark.once,
-    pytest.mark.skipif(sys.platform != "linux", reason="of glibc, which is on Linux"),
+    pytest.mark.skipif(sys.platform != "linux", reason="of Linux and its glibc"),
 ]
 
 FAULTS = """
@@ -34,3 +37,8 @@ def page_faults(*args):
 
 def test_large_arrays_are_given_the_pages_of_earlier_ones():
     assert page_faults("keep") < page_faults() / 4
+
+
+def test_available_memory_is_some_of_what_the_machine_has():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**24 < available_memory() < total

@@ -60,6 +60,7 @@ __all__ = [
     "max_pool2d",
     "named_parameters",
     "no_grad",
+    "on_cpu",
     "parameter",
     "rank",
     "recompute",

@@ -62,6 +62,7 @@ __all__ = [
     "max_pool2d",
     "named_parameters",
     "no_grad",
+    "on_cpu",
     "parameter",
     "rank",
     "recompute",
@@ -133,6 +134,11 @@ def set_device(target: str, *, exact: bool = True) -> None:
         torch.backends.cuda.matmul.allow_tf32 = False  # which an environment variable may allow
     if _device.type == "cpu":
         keep_freed_memory()
+
+
+def on_cpu() -> bool:
+    """Whether the current device is a CPU."""
+    return _device.type == "cpu"
 
 
 def dtype(name: str) -> torch.dtype:

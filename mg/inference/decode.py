@@ -7,7 +7,7 @@ from mg import backend
 from mg.data import check_output, is_image, open_writer
 from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
-from mg.inference.network import decoded
+from mg.inference.network import decoded, warn_of_memory
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Decoding
 from mg.interruption import uninterrupted
@@ -36,6 +36,7 @@ def decode(settings: Decoding) -> Video:
         )
     tae = open_network(settings)
     _check_config(latents, tae, settings.ckpt_path)
+    warn_of_memory(settings.source, (video.height, video.width), tae)
     chunks = latents.read(max(1, settings.chunk_frames // tae.compression))
     with (
         frame_progress(video.frames) as progress,

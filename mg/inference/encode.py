@@ -13,7 +13,7 @@ from mg import backend
 from mg.data import Chunk, promised_frames, read_chunks, read_fps
 from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
-from mg.inference.network import check_size, encoded
+from mg.inference.network import check_size, encoded, warn_of_memory
 from mg.inference.progress import frame_progress
 from mg.inference.settings import FileEncoding
 from mg.interruption import each_uninterrupted
@@ -46,6 +46,7 @@ def encode(settings: FileEncoding) -> Video:
     ):
         first = next(chunks)
         size = check_size(settings.source, first.frames, tae)
+        warn_of_memory(settings.source, size, tae)
         clock = _Clock(fps)
 
         def entering(chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:

@@ -1,12 +1,20 @@
 """A video through the network, chunk by chunk: uint8 frames in and out, latents between."""
 
+import logging
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mg import backend
 from mg.data import VideoError, to_float, to_uint8
+from mg.memory import available_memory
 from mg.models.tae.tae import TemporalAutoencoder
+
+logger = logging.getLogger(__name__)
+
+# What encoding and decoding a stream takes on a CPU, for each pixel of a frame and each of the
+# network's `ch` channels: docs/performance.md#large-frames.
+_BYTES = {"torch": 300, "mindspore": 480}
 
 
 def encoded(
@@ -48,3 +56,23 @@ def check_size(path: str, frames: np.ndarray, tae: TemporalAutoencoder) -> tuple
             f"{tae.compression}x{tae.compression}"
         )
     return height, width
+
+
+def warn_of_memory(path: str, size: tuple[int, int], tae: TemporalAutoencoder) -> None:
+    """Say so if frames of (height, width) may need more memory than the machine has left, before
+    hours are spent on them."""
+    available = available_memory()
+    if tae.use_tile or available is None or not backend.on_cpu():
+        return
+    height, width = size
+    needed = _BYTES[backend.name] * height * width * tae.config["ch"]
+    if needed > available:
+        logger.warning(
+            "%s: frames of %dx%d pixels may take %.0f GiB of memory, %.0f are available: "
+            "--use_tile True takes less, at some more time",
+            path,
+            width,
+            height,
+            needed / 2**30,
+            available / 2**30,
+        )

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from mg import backend
 from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
@@ -16,7 +17,7 @@ from mg.evaluation.metrics import frame_scores
 from mg.evaluation.network import open_network
 from mg.evaluation.report import ReportWriter
 from mg.files import check_apart, sha256
-from mg.inference.network import check_size, decoded, encoded
+from mg.inference.network import check_size, decoded, encoded, warn_of_memory
 from mg.inference.progress import frame_progress
 from mg.inference.settings import Reconstruction
 from mg.interruption import each_uninterrupted, uninterrupted
@@ -77,7 +78,8 @@ def _write(
         backend.no_grad(),
     ):
         with report.video(Path(settings.source).name, fps) if report else nullcontext() as shown:
-            for chunk, frames in _reconstructed(tae, settings.source, each_uninterrupted(chunks)):
+            video = _reconstructed(tae, settings.source, each_uninterrupted(chunks), progress)
+            for chunk, frames in video:
                 pair = chunk.frames, frames
                 with uninterrupted():
                     if settings.measure:
@@ -89,7 +91,6 @@ def _write(
                     images = np.concatenate(pair, axis=2) if settings.side_by_side else frames
                     for image, time in zip(images, chunk.times, strict=True):
                         writer.write(image, time)
-                progress.update(len(frames))
         if report:  # before the video is in its place: there is none without its page
             digest = sha256(weights_file(settings.ckpt_path))
             report.write(asdict(settings), tae.config, settings.ckpt_path, digest)
@@ -98,17 +99,26 @@ def _write(
 
 
 def _reconstructed(
-    tae: TemporalAutoencoder, path: str, chunks: Iterator[Chunk]
+    tae: TemporalAutoencoder, path: str, chunks: Iterator[Chunk], progress: tqdm
 ) -> Iterator[tuple[Chunk, np.ndarray]]:
     """Consecutive frames and their reconstruction, uint8 `(t h w 3)`."""
     first = next(chunks)
     size = check_size(path, first.frames, tae)
+    warn_of_memory(path, size, tae)
     waiting = deque()  # frames that are in the network
+    taken = given = 0
+
+    def show_progress() -> None:
+        # Many frames are encoded before the first is decoded, at about a third of the work.
+        progress.update((taken + 2 * given) // 3 - progress.n)
 
     def entering(chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
+        nonlocal taken
         for chunk in chunks:
             waiting.extend(zip(*chunk, strict=True))
             yield chunk.frames
+            taken += len(chunk.frames)
+            show_progress()
 
     for frames in decoded(tae, encoded(tae, entering(chain([first], chunks))), size):
         # The last latents decode to more frames than there were.
@@ -116,3 +126,5 @@ def _reconstructed(
         if pairs:
             images, times = zip(*pairs, strict=True)
             yield Chunk(np.stack(images), [*times]), frames[: len(pairs)]
+            given += len(pairs)
+            show_progress()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 
@@ -71,6 +72,53 @@ def test_without_a_checkpoint_the_bundled_weights_are_used_and_named(tmp_path, c
         assert_done(args, capsys)
     assert "bundled small weights (docs/tae_small.md)" in caplog.text
     assert count_frames(tmp_path / "out.mp4") == 8
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", ["reconstruct", "encode", "decode"])
+@pytest.mark.parametrize("use_tile", [False, True])
+def test_a_video_that_may_not_fit_into_memory_is_named_once(
+    tmp_path, checkpoint, capsys, caplog, monkeypatch, name, use_tile
+):
+    source, out, latents = (tmp_path / file for file in ("in.mp4", "out.mp4", "z.safetensors"))
+    write_video(source, waves(1, 9, height=48, width=64), 25)
+    if name == "decode":
+        assert_done(command("encode", source, latents, checkpoint), capsys)
+        source = latents
+    monkeypatch.setattr("mg.inference.network.available_memory", lambda: 2**21)
+    target = tmp_path / "new.safetensors" if name == "encode" else out
+    assert_done(command(name, source, target, checkpoint, use_tile=use_tile), capsys)
+    said = [r.getMessage() for r in caplog.records if "memory" in r.getMessage()]
+    if use_tile:
+        assert not said
+    else:
+        (line,) = said
+        assert line.startswith(f"{source}: frames of 64x48 pixels may take ")
+        assert "--use_tile True" in line
+
+
+def test_progress_shows_what_is_encoded_before_the_first_frame_comes_out(
+    tmp_path, checkpoint, capsys, monkeypatch
+):
+    class Bar:
+        n, seen, total = 0, [], None
+
+        def update(self, count):
+            self.n += count
+            self.seen.append(self.n)
+
+    @contextmanager
+    def progress(*_):
+        yield bar
+
+    bar = Bar()
+    monkeypatch.setattr("mg.inference.reconstruct.frame_progress", progress)
+    write_video(tmp_path / "in.mp4", waves(1, num_frames=40, height=16, width=16), 25)
+    args = ("reconstruct", tmp_path / "in.mp4", tmp_path / "out.mp4", checkpoint)
+    assert_done(command(*args, chunk_frames=6), capsys)
+    assert bar.seen[:2] == [2, 4]  # a third of the frames that went in
+    assert bar.seen == sorted(bar.seen)
+    assert bar.n == 40
 
 
 @pytest.mark.parametrize("compile", ["false", "null"])
