@@ -3,6 +3,7 @@
     python benchmarks/long_video.py memory --frames 64 512 4096 --height 32 --width 32 --warm_up 8
     python benchmarks/long_video.py memory --frames 16 64 --piece 8 --height 720 --width 1280 \
         --ways encode decode
+    python benchmarks/long_video.py memory --frames 24 --height 1080 --width 1920 --use_tile
     python benchmarks/long_video.py time
     python benchmarks/long_video.py commands
     python benchmarks/long_video.py tiles --ckpt_path tae.safetensors --clips A.mp4 B.mp4
@@ -67,6 +68,7 @@ def measure_memory(options: argparse.Namespace) -> dict:
 
     (way,) = options.ways
     tae = _network(options, compile=None)
+    tae.use_tile = options.use_tile
     for _ in range(options.warm_up):
         _stream_through(tae, argparse.Namespace(**{**vars(options), "frames": [256]}), way)
     started = time.perf_counter()
@@ -334,6 +336,7 @@ def _options() -> argparse.Namespace:
         default=0,
         help="streams of 256 frames before; shared.CALLS_BEFORE_COMPILED compile (MindSpore)",
     )
+    parser.add_argument("--use_tile", action="store_true", help="of memory: tiles in space")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ckpt_path", help="of tiles; without it, random weights")
     parser.add_argument("--clips", nargs="+", default=[], help="of tiles")
