@@ -133,7 +133,7 @@ def reduce_sum(x, axis=()):
 
 def _scale_rows(x, factors):
     """x `(n m)` times a factor for each row."""
-    if not on_cpu():
+    if not is_cpu():
         return x * factors.reshape(-1, 1)
     n, m = x.shape  # a broadcast product takes six times as long there outside graph mode
     scale = ops.Conv2D(n, (1, 1), group=n)
@@ -141,5 +141,5 @@ def _scale_rows(x, factors):
 
 
 @constexpr
-def on_cpu():
+def is_cpu():
     return ms.get_context("device_target") == "CPU"

@@ -78,7 +78,10 @@ def missing(container: InputContainer, stream: VideoStream, clock: Clock) -> str
     read"; "" if that is little."""
     promised, is_streams = promised_seconds(container, stream)
     got = clock.end - clock.start
-    tolerance = max(3 * clock.interval, promised / 50) if is_streams else max(1, promised / 10)
+    if is_streams:  # of a long video too, more than a second is not little
+        tolerance = max(3 * clock.interval, min(promised / 50, Fraction(1)))
+    else:
+        tolerance = max(Fraction(1), min(promised / 10, Fraction(2)))
     # The header of the whole file may speak of sound that goes on after the pictures.
     is_told = is_streams or not container.streams.audio
     if promised - got <= tolerance or not is_told:

@@ -10,6 +10,8 @@ from mg.evaluation.metrics import frame_scores
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder
 
+_LPIPS_FRAMES = 8  # at a time: VGG16 takes hundreds of megabytes for those of 256x256
+
 
 def judged_clip(
     path: str | os.PathLike, num_frames: int, image_size: int, *, sample_stride: int = 1
@@ -53,7 +55,14 @@ def score(
     reconstructed = to_uint8(reconstruction[:, :frames])
     scores = frame_scores(original, reconstructed)
     if lpips is not None:
-        with backend.no_grad():
-            pair = [backend.from_numpy(to_float(f)[None]) for f in (original, reconstructed)]
-            scores["lpips"] = backend.to_numpy(lpips(*pair))[0]
+        starts = range(0, len(original), _LPIPS_FRAMES)
+        pieces = [slice(start, start + _LPIPS_FRAMES) for start in starts]
+        distances = [_lpips(lpips, original[piece], reconstructed[piece]) for piece in pieces]
+        scores["lpips"] = np.concatenate(distances)
     return scores, original, reconstructed
+
+
+def _lpips(lpips: LPIPS, original: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+    pair = [backend.from_numpy(to_float(frames)[None]) for frames in (original, reconstructed)]
+    with backend.no_grad():
+        return backend.to_numpy(lpips(*pair))[0]

@@ -99,6 +99,17 @@ def test_matroska_states_the_end_of_a_stream_and_not_its_length(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("lost", "told"), [(1, ""), (2, ", to second 998.00 of 1000.00: its end is missing")]
+)
+def test_of_a_long_video_too_more_than_a_second_is_missed(tmp_path, lost, told):
+    path = write(tmp_path / "a.mp4", range(0, 1_000_000, 200), fps=5, lasts=200)
+    clock, _ = times(path)
+    clock.end -= lost
+    with av.open(str(path)) as container:
+        assert missing(container, container.streams.video[0], clock) == told
+
+
+@pytest.mark.parametrize(
     ("seconds", "sound", "told"),
     [
         (2, 0, ""),  # less than a second is little

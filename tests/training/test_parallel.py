@@ -103,8 +103,8 @@ def assert_same_training(first: Path, second: Path, *, step: int) -> None:
         assert one.keys() == two.keys()
         for key in one:
             if "seconds" not in key:
-                # Scores are of frames rounded to 8 bits, where a last bit may move a pixel by one.
-                tolerance = 1e-4 if key.startswith(("val", "ceiling")) else 1e-6
+                # Of frames rounded to 8 bits, where a last bit may move some pixels by one.
+                tolerance = 5e-4 if key.startswith(("val", "ceiling")) else 1e-6
                 expected = pytest.approx(one[key], rel=1e-5, abs=tolerance)
                 assert two[key] == expected, (key, one["step"])
     for name in ("tae", "ema"):
