@@ -23,9 +23,11 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from mg import backend
 from mg.cli.evaluate import command
 from mg.cli.main import main
-from mg.data import count_frames, read_fps, read_frames, write_video
+from mg.data import count_frames, read_fps, read_frames, to_float, write_video
 from mg.evaluation import evaluate as evaluation
 from mg.evaluation import network
+from mg.evaluation.score import score
+from mg.losses.lpips import LPIPS
 from mg.models.tae.config import check_config
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import read_weights, write_weights
@@ -247,6 +249,16 @@ def test_tiles_and_lpips_are_optional(videos, test_data, checkpoint, tmp_path, c
     assert summary["lpips"] == float(row["lpips"])
     assert f"LPIPS {summary['lpips']:.4f}" in outcome.out[0]
     assert count_frames(output / "a.mp4") == 34
+
+
+def test_lpips_of_frames_in_pieces_is_that_of_all(test_data, tmp_path, rng):
+    lpips = LPIPS(write_squeezenet_lpips(test_data, tmp_path / "lpips.safetensors"))
+    clips = rng.uniform(-1, 1, (2, 3, 19, 24, 24)).astype(np.float32)
+    scores, *frames = score(*clips, 17, lpips)
+    assert [f.shape for f in frames] == [(17, 24, 24, 3)] * 2
+    with backend.no_grad():
+        at_once = lpips(*(backend.from_numpy(to_float(f)[None]) for f in frames))
+    np.testing.assert_allclose(scores["lpips"], backend.to_numpy(at_once)[0], rtol=1e-4)
 
 
 def test_both_formats_of_a_checkpoint_give_the_same_numbers(
