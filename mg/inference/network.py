@@ -12,9 +12,9 @@ from mg.models.tae.tae import TemporalAutoencoder
 
 logger = logging.getLogger(__name__)
 
-# What encoding and decoding a stream takes on a CPU, for each pixel of a frame and each of the
+# What encoding and decoding a long stream takes on a CPU, for each pixel of a frame and each of the
 # network's `ch` channels: docs/performance.md#large-frames.
-_BYTES = {"torch": 300, "mindspore": 480}
+_BYTES = {"torch": 450, "mindspore": 600}
 
 
 def encoded(
@@ -62,14 +62,14 @@ def warn_of_memory(path: str, size: tuple[int, int], tae: TemporalAutoencoder) -
     """Say so if frames of (height, width) may need more memory than the machine has left, before
     hours are spent on them."""
     available = available_memory()
-    if tae.use_tile or available is None or not backend.on_cpu():
+    if available is None or not backend.on_cpu():
         return
     height, width = size
     needed = _BYTES[backend.name] * height * width * tae.config["ch"]
     if needed > available:
         logger.warning(
-            "%s: frames of %dx%d pixels may take %.0f GiB of memory, %.0f are available: "
-            "--use_tile True takes less, at some more time",
+            "%s: frames of %dx%d pixels may take up to %.0f GiB of memory, %.0f are available "
+            "(smaller or fewer frames take less)",
             path,
             width,
             height,

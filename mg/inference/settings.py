@@ -18,7 +18,8 @@ class OneFile:
             weights. `mg decode` needs one of the config that the latents were encoded with.
         chunk_frames: Frames that are read, or decoded, at a time. The network takes them in pieces
             of its own size, unless its norm or attention spans the clip.
-        use_tile: Compute large frames in tiles of 512x512 pixels to save memory.
+        use_tile: Compute large frames in tiles of 512x512 pixels. It saves memory for an image or
+            a second of video; a long one takes more, since all tiles keep their past frames.
         dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: Of a network that streams, True lets MindSpore compile the steps of small frames,
