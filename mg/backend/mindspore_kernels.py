@@ -121,8 +121,8 @@ def _sum_of_rows(x):
 
 @constexpr
 def _step(length):
-    """The least divisor from 1000 on, of a length above 100,000."""
-    steps = range(1000, length if length > 100_000 else 0)
+    """The least divisor between 1000 and 10,000, if there is one, of a length above 100,000."""
+    steps = range(1000, 10_000 if length > 100_000 else 0)
     return next((step for step in steps if length % step == 0), length)
 
 

@@ -163,7 +163,7 @@ class GroupNorm(Function):
     gradient of SiLU the norm is computed again.
 
     PyTorch's own adds up the squares of channels-last frames one by one in float32, so the larger
-    the frame, the less is right: 3 to 5 digits of 256x256 positions, 2 of 1920x1080, and none where
+    the frame, the less is right: 3 to 4 digits of 256x256 positions, 2 of 1920x1080, and none where
     the mean is large (2.13.0, CPU).
     """
 
