@@ -130,7 +130,7 @@ def set_device(target: str, *, exact: bool = True) -> None:
         except (RuntimeError, ValueError) as error:
             reason = _first_line(error)
             raise ValueError(f"device_target is {target!r}; MindSpore: {reason}") from None
-    if exact and not is_cpu():
+    if exact and not on_cpu():
         with suppress(RuntimeError):  # it was chosen already
             ms.device_context.ascend.op_precision.conv_allow_hf32(False)
     if not _is_rank():  # which must not compute before it has joined the others
@@ -145,7 +145,7 @@ def _rest_while_waiting() -> None:
     that never sleeps (2.8.0): on two cores, a step then takes twice as long. So here, operations
     run where they are called, and so do graphs.
     """
-    if not is_cpu():
+    if not on_cpu():
         return
     ms.runtime.launch_blocking()
     if "MS_DEV_RUNTIME_CONF" not in os.environ:  # what a person sets there stands
@@ -181,7 +181,7 @@ def on_cpu() -> bool:
 def dtype(name: str) -> ms.dtype.Type:
     if name not in _DTYPES:
         raise ValueError(f"dtype is {name!r}, expected one of {', '.join(_DTYPES)}")
-    if name != "fp32" and is_cpu():
+    if name != "fp32" and on_cpu():
         raise ValueError(
             f"dtype is {name!r}, but MindSpore has no {name} convolution on the CPU: use fp32 "
             "there, or an Ascend device"
@@ -433,7 +433,7 @@ def compiles(option: bool | None, *, saves_memory: bool = False) -> bool:
         return option
     # Graph mode is faster, and compiles in seconds. But on a CPU, each convolution of a graph keeps
     # a workspace of its own (2.8.0), more than recomputation saves.
-    return not (saves_memory and is_cpu())
+    return not (saves_memory and on_cpu())
 
 
 def compile(function: Callable, *, jit_level: str = "O0") -> Callable:
@@ -549,7 +549,7 @@ class MovingAverage:
 
 
 def global_norm(tensors: Sequence[Tensor]) -> float:
-    if is_cpu():  # where starting an operation costs the most
+    if on_cpu():  # where starting an operation costs the most
         arrays = [to_numpy(tensor).ravel() for tensor in tensors]
         return sum(float(np.vdot(array, array)) for array in arrays) ** 0.5
     sums = []
@@ -566,7 +566,7 @@ def join_ranks() -> None:
     if not _is_rank() or _joined():
         return
     try:
-        communication.init("mccl" if is_cpu() else "hccl")
+        communication.init("mccl" if on_cpu() else "hccl")
     except (RuntimeError, ValueError) as error:
         reason = _first_line(error)
         raise ConnectionError(
@@ -593,7 +593,7 @@ def world_size() -> int:
 
 
 def is_impatient() -> bool:
-    return is_cpu()  # 2.8.0 gives up after 30 seconds, whatever its settings
+    return on_cpu()  # 2.8.0 gives up after 30 seconds, whatever its settings
 
 
 def all_reduce_sum(tensors: Sequence[Tensor]) -> list[Tensor]:
