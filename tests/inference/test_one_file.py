@@ -100,7 +100,7 @@ def test_progress_shows_what_is_encoded_before_the_first_frame_comes_out(
     tmp_path, checkpoint, capsys, monkeypatch
 ):
     class Bar:
-        n, seen, total = 0, [], None
+        n, seen = 0, []
 
         def update(self, count):
             self.n += count
