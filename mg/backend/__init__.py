@@ -12,6 +12,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from mg.backend.waiting import rest_while_waiting
+
 
 def _choose() -> str:
     """The framework to use: what MG_BACKEND asks for, else the only one that the program has
@@ -36,6 +38,7 @@ def _choose() -> str:
 name = _choose()
 
 if name == "torch" or TYPE_CHECKING:
+    rest_while_waiting()
     from mg.backend.torch import *  # noqa: F403
 else:
     from mg.backend.mindspore import *  # noqa: F403

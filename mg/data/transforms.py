@@ -45,6 +45,21 @@ def mirrored_indices(num_available: int, num_wanted: int) -> np.ndarray:
     return np.where(phase < num_available, phase, period - phase)
 
 
+def scaled_down(frame: np.ndarray, max_size: int) -> np.ndarray:
+    """Scale a frame, uint8 (h w 3), so that its longer side has at most `max_size` pixels.
+
+    A smaller one stays as it is. Others keep their aspect, as far as sides are even then, as many
+    players of video expect. Bicubic and antialiased, as `resize_and_crop`.
+    """
+    height, width = frame.shape[:2]
+    longest = max(height, width)
+    if longest <= max_size:
+        return frame
+    most = max_size // 2 * 2
+    size = [max(2, 2 * round(length * most / longest / 2)) for length in (width, height)]
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
+
+
 def resize_and_crop(
     frame: np.ndarray,
     image_size: int,

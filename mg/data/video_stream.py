@@ -13,9 +13,11 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from mg.data.clip import MIN_IMAGE_SIZE
 from mg.data.opening import NO_FRAME, VideoError, jpeg_fault, open_video, reason_of
 from mg.data.pixels import to_rgb
 from mg.data.timing import Clock, missing, promised_seconds
+from mg.data.transforms import scaled_down
 from mg.data.video_file import stream_fps
 from mg.ranges import check_at_least
 
@@ -31,27 +33,32 @@ class Chunk(NamedTuple):
 
 
 def read_chunks(
-    path: str | os.PathLike, chunk_frames: int, *, num_frames: int | None = None
+    path: str | os.PathLike,
+    chunk_frames: int,
+    *,
+    num_frames: int | None = None,
+    max_size: int | None = None,
 ) -> Generator[Chunk]:
     """Read a video or an image from its first frame to its last.
 
-    Pixels are those of `read_frames`. Of a damaged or cut file, the frames that can be decoded are
-    given, and one warning says how many there were. Frames whose time is missing or not after the
-    one before follow at the frame rate.
+    Pixels are those of `read_frames`, but for scaling. Of a damaged or cut file, the frames that
+    can be decoded are given, and one warning says how many there were. Frames whose time is missing
+    or not after the one before follow at the frame rate.
 
     Args:
         path: a video or an image.
         chunk_frames: length of all chunks but the last.
         num_frames: end after as many frames.
+        max_size: scale larger frames down, as `scaled_down` does; at least 8.
 
     Raises:
         FileNotFoundError: no such file.
         VideoError: the file is empty, is no video, is larger than `MAX_PIXELS`, or has no
             frame that can be decoded.
-        ValueError: an argument below 1.
+        ValueError: an argument out of its range.
     """
-    check_at_least(locals(), chunk_frames=1, num_frames=1)
-    frames = islice(_timed_frames(path), num_frames)
+    check_at_least(locals(), chunk_frames=1, num_frames=1, max_size=MIN_IMAGE_SIZE)
+    frames = islice(_timed_frames(path, max_size), num_frames)
     while pairs := list(islice(frames, chunk_frames)):
         yield Chunk(np.stack([image for image, _ in pairs]), [time for _, time in pairs])
 
@@ -67,7 +74,9 @@ def promised_frames(path: str | os.PathLike) -> int | None:
         return stream.frames or round(seconds * stream_fps(stream)) or None
 
 
-def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fraction]]:
+def _timed_frames(
+    path: str | os.PathLike, max_size: int | None
+) -> Iterator[tuple[np.ndarray, Fraction]]:
     """Each frame and its time; a word about what is missing in the end."""
     count, size, faults = 0, None, []
     lost = ""
@@ -76,7 +85,9 @@ def _timed_frames(path: str | os.PathLike) -> Iterator[tuple[np.ndarray, Fractio
             clock = Clock(container, stream)
             for frame in _decoded(container, stream, faults):
                 size = size or (frame.width, frame.height)
-                yield to_rgb(frame, size, path), clock.next(frame)
+                image = to_rgb(frame, size, path)
+                image = image if max_size is None else scaled_down(image, max_size)
+                yield image, clock.next(frame)
                 count += 1
             lost = missing(container, stream, clock)
             if fault := jpeg_fault(path, container, stream):

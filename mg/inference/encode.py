@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mg import backend
-from mg.data import Chunk, promised_frames, read_chunks, read_fps
+from mg.data import Chunk, promised_frames, read_fps
 from mg.evaluation.network import open_network
 from mg.files import check_apart, sha256
 from mg.inference.network import check_size, encoded, warn_of_memory
@@ -37,7 +37,7 @@ def encode(settings: FileEncoding) -> Video:
     fps = read_fps(settings.source)
     tae = open_network(settings)
     encoding = Encoding(sha256(checkpoint), tae.config, settings.deciding())
-    reader = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    reader = settings.chunks()
     chunks = each_uninterrupted(reader)
     with (
         frame_progress(promised, settings.num_frames) as progress,

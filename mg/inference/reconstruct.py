@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mg import backend
-from mg.data import Chunk, check_output, open_writer, promised_frames, read_chunks, read_fps
+from mg.data import Chunk, check_output, open_writer, promised_frames, read_fps
 from mg.evaluation.metrics import frame_scores
 from mg.evaluation.network import open_network
 from mg.evaluation.report import ReportWriter
@@ -63,7 +63,7 @@ def _write(
     report: ReportWriter | None,
 ) -> Scores:
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": []}
-    chunks = read_chunks(settings.source, settings.chunk_frames, num_frames=settings.num_frames)
+    chunks = settings.chunks()
     with (
         frame_progress(promised, settings.num_frames) as progress,
         closing(chunks),

@@ -1,8 +1,10 @@
 """Everything that decides what is done with one file, in one flat place for each command."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
-from mg.data import DEFAULT_CRF
+from mg.data import DEFAULT_CRF, Chunk, read_chunks
+from mg.data.clip import MIN_IMAGE_SIZE
 from mg.latents.encoding import Precision
 from mg.ranges import Dtype, check_at_least, check_choices
 
@@ -44,6 +46,29 @@ class OneFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoInput(OneFile):
+    """What reads a video or an image.
+
+    Args:
+        num_frames: Only so many frames, from the start.
+        max_size: Scale larger frames down, so that their longer side has at most so many pixels.
+    """
+
+    num_frames: int | None = None
+    max_size: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(vars(self), num_frames=1, max_size=MIN_IMAGE_SIZE)
+
+    def chunks(self) -> Generator[Chunk]:
+        """The frames to take, in chunks; see `mg.data.read_chunks`."""
+        return read_chunks(
+            self.source, self.chunk_frames, num_frames=self.num_frames, max_size=self.max_size
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoOutput(OneFile):
     """What writes a video.
 
@@ -63,7 +88,7 @@ class VideoOutput(OneFile):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(VideoOutput):
+class Reconstruction(VideoInput, VideoOutput):
     """A video to reconstruct.
 
     Args:
@@ -71,17 +96,14 @@ class Reconstruction(VideoOutput):
         report: Also write this page (.html): original, reconstruction and difference side by side,
             PSNR and SSIM of each frame.
         measure: Print PSNR and SSIM; False saves their time.
-        num_frames: Only so many frames, from the start.
     """
 
     side_by_side: bool = False
     report: str | None = None
     measure: bool = True
-    num_frames: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(vars(self), num_frames=1)
         if self.report is not None and not self.report.lower().endswith((".html", ".htm")):
             raise ValueError(f"report is {self.report}, expected the name of a page, *.html")
         if self.report is not None and not self.measure:
@@ -89,7 +111,7 @@ class Reconstruction(VideoOutput):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileEncoding(OneFile):
+class FileEncoding(VideoInput):
     """A video to encode.
 
     Args:
@@ -98,18 +120,16 @@ class FileEncoding(OneFile):
         sample: Keep a sample of the posterior instead of its mean.
         seed: Seed of the sample.
         precision: Number type of what is stored, fp32 or fp16.
-        num_frames: Only so many frames, from the start.
     """
 
     scaled: bool = False
     sample: bool = False
     seed: int = 0
     precision: Precision = "fp32"
-    num_frames: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(vars(self), num_frames=1, seed=0)
+        check_at_least(vars(self), seed=0)
 
     def deciding(self) -> dict:
         """The settings that decide the latents, for `mg.latents.encoding.Encoding`."""
@@ -119,6 +139,7 @@ class FileEncoding(OneFile):
             "precision": self.precision,
             "seed": self.seed if self.sample else None,
             "num_frames": self.num_frames,
+            "max_size": self.max_size,
             "use_tile": self.use_tile,
             "dtype": self.dtype,
         }

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from mg.data import to_float, to_uint8
-from mg.data.transforms import mirrored_indices, resize_and_crop
+from mg.data.transforms import mirrored_indices, resize_and_crop, scaled_down
 
 
 def test_every_grey_level_survives_the_way_to_float_and_back():
@@ -84,6 +84,32 @@ def test_shrinking_is_antialiased():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     assert resize_and_crop(stripes, 8).std() < 8
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080), (480, 854), (101, 99), (640, 640)])
+@pytest.mark.parametrize("max_size", [8, 64, 97])
+def test_a_frame_scaled_down_keeps_its_aspect_in_even_sides_below_the_largest(size, max_size):
+    height, width = scaled_down(np.zeros((*size, 3), np.uint8), max_size).shape[:2]
+    assert height % 2 == width % 2 == 0
+    assert max(height, width) == max_size // 2 * 2
+    scale = max(size) / max(height, width)
+    assert abs(height * scale - size[0]) <= 1.01 * scale
+    assert abs(width * scale - size[1]) <= 1.01 * scale
+
+
+def test_a_frame_scaled_down_shows_the_same_picture(rng):
+    ramp = np.tile(np.linspace(0, 255, 240)[None, :, None], (120, 1, 3))
+    noisy = (ramp + rng.uniform(-40, 40, ramp.shape)).clip(0, 255).astype(np.uint8)
+    small = scaled_down(noisy, 60).astype(float)
+    expected = noisy.reshape(30, 4, 60, 4, 3).mean((1, 3))
+    assert np.abs(small - expected).mean() < 5
+    assert np.abs(small - small[:, ::-1]).mean() > 60  # nothing is turned
+
+
+@pytest.mark.parametrize("max_size", [60, 61, 4000])
+def test_a_frame_no_larger_than_asked_for_is_not_scaled(rng, max_size):
+    frame = rng.integers(0, 256, (33, 60, 3), np.uint8)
+    assert scaled_down(frame, max_size) is frame
 
 
 @pytest.mark.parametrize("zoom", [1.0, 1.5, 2.0, 3.0])

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mg.data import VideoError, promised_frames, read_chunks, read_fps, read_frames, write_video
+from mg.data.transforms import scaled_down
 
 from .sample_videos import write_losslessly, write_moving
 
@@ -83,10 +84,11 @@ def test_chunks_have_the_length_asked_for_and_end_where_asked(tmp_path, rng):
         assert {len(chunk.frames) for chunk in chunks[:-1]} <= {length}
 
 
-@pytest.mark.parametrize("name", ["chunk_frames", "num_frames"])
-def test_lengths_below_one_are_an_error_that_names_them(name):
-    with pytest.raises(ValueError, match=f"^{name} is 0, expected at least 1$"):
-        next(read_chunks("a.mkv", **{"chunk_frames": 5, "num_frames": 5, name: 0}))
+@pytest.mark.parametrize("name", ["chunk_frames", "num_frames", "max_size"])
+def test_lengths_and_sizes_too_small_are_an_error_that_names_them(name):
+    least = 8 if name == "max_size" else 1
+    with pytest.raises(ValueError, match=f"^{name} is {least - 1}, expected at least {least}$"):
+        next(read_chunks("a.mkv", **{"chunk_frames": 5, name: least - 1}))
 
 
 def test_an_image_is_one_frame(tmp_path, rng):
@@ -130,6 +132,19 @@ def test_rotation_is_applied(tmp_path, quarters):
     expected = np.rot90(frames, -quarters, axes=(1, 2))
     assert read.shape == expected.shape
     assert np.abs(read.astype(int) - expected).mean() < 3
+
+
+def test_frames_are_scaled_as_they_are_shown_and_keep_their_times(tmp_path, rng):
+    frames = rng.integers(0, 256, (5, 32, 48, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 25)
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(turned((tmp_path / "a.mp4").read_bytes(), 1))
+    shown, times = read_all(path)
+    small, small_times = read_all(path, max_size=24)
+    assert small.shape == (5, 24, 16, 3)
+    assert small_times == times
+    for image, whole in zip(small, shown, strict=True):
+        assert np.array_equal(image, scaled_down(whole, 24))
 
 
 def write_with_alpha(path, codec, pix_fmt, rgba):

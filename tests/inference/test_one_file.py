@@ -197,6 +197,29 @@ def test_size_count_and_rate_are_kept(tmp_path, checkpoint, capsys, shape):
 
 
 @pytest.mark.once
+def test_a_large_video_is_scaled_down_where_that_is_asked_for(tmp_path, checkpoint, capsys):
+    write_losslessly(tmp_path / "in.mkv", waves(1, 7, height=90, width=160))
+    (small,) = read_chunks(tmp_path / "in.mkv", 7, max_size=64)
+    write_losslessly(tmp_path / "small.mkv", small.frames)
+    latents, options = tmp_path / "z.safetensors", {"max_size": 64}
+    assert_done(command("encode", tmp_path / "in.mkv", latents, checkpoint, **options), capsys)
+    assert_done(command("decode", latents, tmp_path / "b.mkv", checkpoint, **LOSSLESS), capsys)
+    options |= LOSSLESS
+    said = [
+        assert_done(command("reconstruct", tmp_path / name, out, checkpoint, **more), capsys)
+        for name, out, more in (
+            ("in.mkv", tmp_path / "a.mkv", options),
+            ("small.mkv", tmp_path / "c.mkv", LOSSLESS),
+        )
+    ]
+    assert said[0].split(": ")[1] == said[1].split(": ")[1]  # PSNR is that of the small frames
+    reconstructions = [frames_of(tmp_path / name) for name in ("a.mkv", "b.mkv", "c.mkv")]
+    assert reconstructions[0].shape == (7, 36, 64, 3)
+    for other in reconstructions[1:]:
+        assert np.array_equal(other, reconstructions[0])
+
+
+@pytest.mark.once
 def test_a_varying_frame_rate_is_kept_on_both_ways(tmp_path, checkpoint, capsys):
     milliseconds = np.cumsum(np.random.default_rng(0).integers(5, 90, 20))
     source = write_moving(tmp_path / "in.mkv", "libx264", num_frames=20, times=milliseconds)
