@@ -22,6 +22,13 @@ def keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, -1)  # the largest number there is: nothing at the end is returned
 
 
+def return_freed_memory() -> None:
+    """Return to the kernel what this process has freed. Without glibc, it does nothing."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def available_memory() -> int | None:
     """Bytes that a program can take before the machine runs short, by Linux's own estimate; None
     where that is unknown. A limit set for a container is not seen."""

@@ -25,6 +25,7 @@ from mindspore.ops.primitive import constexpr
 from mg.backend import shared
 from mg.backend.mindspore_kernels import Frames, GroupNorm, is_cpu, reduce_sum
 from mg.backend.shared import frame_table
+from mg.memory import return_freed_memory
 
 __all__ = [
     "AdamW",
@@ -46,6 +47,7 @@ __all__ = [
     "conv3d",
     "copy",
     "dtype",
+    "forget_sizes",
     "from_numpy",
     "global_norm",
     "group_norm",
@@ -176,6 +178,12 @@ def _without_stdout() -> Iterator[None]:
 
 def on_cpu() -> bool:
     return is_cpu()
+
+
+def forget_sizes() -> None:
+    if on_cpu():  # each size keeps some 65 MiB with the bundled weights (2.8.0)
+        _pynative_executor.clear_res()
+        return_freed_memory()
 
 
 def dtype(name: str) -> ms.dtype.Type:
@@ -403,9 +411,11 @@ def copy(x):
 
 
 def keep(count, kept, x):
-    # MindSpore puts tensors where it likes.
-    frames = x if len(kept) == 0 else cat((kept[0], x), 1)
-    return (copy(frames[:, frames.shape[1] - count :]),)
+    new = x.shape[1]
+    if len(kept) == 0 or new >= count:
+        return (copy(x[:, new - count :]),)
+    held = kept[0].shape[1]
+    return (cat((kept[0][:, held + new - count :], x), 1),)
 
 
 def contiguous(x):

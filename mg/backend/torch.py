@@ -48,6 +48,7 @@ __all__ = [
     "conv3d",
     "copy",
     "dtype",
+    "forget_sizes",
     "from_numpy",
     "global_norm",
     "group_norm",
@@ -139,6 +140,11 @@ def set_device(target: str, *, exact: bool = True) -> None:
 def on_cpu() -> bool:
     """Whether the current device is a CPU."""
     return _device.type == "cpu"
+
+
+def forget_sizes() -> None:
+    """Give back memory that is kept for sizes of tensors seen so far, where that grows with each
+    size: here it does not. Not to be called while something is differentiated."""
 
 
 def dtype(name: str) -> torch.dtype:

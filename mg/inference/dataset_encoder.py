@@ -12,13 +12,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
+from mg.backend import Tensor
 from mg.data import VideoError, read_fps, to_float
 from mg.data.consecutive import read_consecutive
 from mg.data.index import Failure
 from mg.data.opening import reason_of
 from mg.files import sha256
 from mg.inference.dataset_settings import DatasetEncoding
-from mg.inference.network import check_size
+from mg.inference.network import check_size, warn_of_memory
 from mg.inference.sources import Source
 from mg.interruption import Interruption
 from mg.latents.encoding import Encoding, draw
@@ -29,15 +30,14 @@ from mg.models.tae.tae import TemporalAutoencoder
 
 logger = logging.getLogger(__name__)
 
-_PIECE = 32  # frames of a whole video that are read at a time
+_PIECE = 8  # frames of a whole video that are read at a time: 0.8 GB of floats at 4K
 
 
-class Posterior(NamedTuple):
-    """Of one clip: its frames, height and width; mean and log variance `(z t h w)`."""
+class Latents(NamedTuple):
+    """Those of one clip: its frames, height and width; what is stored of them."""
 
     size: tuple[int, int, int]
-    mean: np.ndarray
-    logvar: np.ndarray
+    array: np.ndarray
 
 
 class DatasetEncoder:
@@ -66,6 +66,7 @@ class DatasetEncoder:
         )
         self._interruption = Interruption()
         self._num_frames = 0  # encoded so far, for the progress bar
+        self._size: tuple[int, int] | None = None  # of the last frames read
 
     def encode_all(self, sources: list[Source]) -> list[Failure]:
         """Encode videos and write their shards; gives those that cannot be encoded."""
@@ -108,16 +109,14 @@ class DatasetEncoder:
         """Encode and keep; gives the number of clips."""
         fps = float(read_fps(path) / self._settings.sample_stride)
         length = (self._settings.num_frames or 0) * self._settings.sample_stride
-        there, count = self._inventory.clips_of(content), 0
-        for number, posterior in enumerate(self._posteriors(path, there)):
+        count = 0
+        for number, latents in enumerate(self._clips(path, content)):
             count += 1
-            if number in there or posterior is None:
+            if latents is None:
                 continue
-            rng = np.random.default_rng((self._settings.seed, int(content, 16), number))
-            array = self._stored(path, posterior, rng)
             where = (clip_key(content, number), content, number, number * length)
-            clip = Clip(*where, *posterior.size, fps, checksum(array))
-            self._writer.add_clip(clip, array)
+            clip = Clip(*where, *latents.size, fps, checksum(latents.array))
+            self._writer.add_clip(clip, latents.array)
             self._num_frames += clip.frames
             seconds = progress.format_dict["elapsed"]
             rate = f"{self._num_frames / max(seconds, 1e-9):.1f} frames/s"
@@ -129,25 +128,35 @@ class DatasetEncoder:
             )
         return count
 
-    def _posteriors(self, path: Path, there: set[int]) -> Iterator[Posterior | None]:
-        """That of each clip of a video; None where it need not be computed."""
+    def _clips(self, path: Path, content: str) -> Iterator[Latents | None]:
+        """Those of each clip of a video; None where they are there already."""
+        there = self._inventory.clips_of(content)
+
+        def rng(number: int) -> np.random.Generator:
+            return np.random.default_rng((self._settings.seed, int(content, 16), number))
+
         if self._settings.num_frames is None:
-            yield None if 0 in there else self._whole(path)
+            yield None if 0 in there else self._whole(path, rng(0))
             return
         number = 0
         for videos in self._batches(path):
-            numbers = set(range(number, number + len(videos)))
+            numbers = range(number, number + len(videos))
             number += len(videos)
             # Whole batches, so that no number depends on where a run before was killed.
-            if numbers <= there:
+            if there.issuperset(numbers):
                 yield from [None] * len(videos)
                 continue
             with backend.no_grad():
                 x = backend.from_numpy(to_float(videos))
                 _, *moments = self._tae.encode(x, sample=False)
             frames, height, width = videos.shape[1:4]
-            for mean, logvar in zip(*map(backend.to_numpy, moments), strict=True):
-                yield Posterior((frames, height, width), mean, logvar)
+            arrays = zip(*map(backend.to_numpy, moments), strict=True)
+            for clip, (mean, logvar) in zip(numbers, arrays, strict=True):
+                if clip in there:
+                    yield None
+                    continue
+                array = self._stored(path, mean, logvar, rng(clip))
+                yield Latents((frames, height, width), array)
 
     def _batches(self, path: Path) -> Iterator[np.ndarray]:
         """Consecutive clips of a video, uint8 (b t h w 3)."""
@@ -165,31 +174,41 @@ class DatasetEncoder:
                 if left == 0:
                     return
 
-    def _whole(self, path: Path) -> Posterior:
-        size = [0, 0, 0]
+    def _whole(self, path: Path, rng: np.random.Generator) -> Latents:
+        frames, size = 0, (0, 0)
 
-        def pieces():
+        def pieces() -> Iterator[Tensor]:
+            nonlocal frames, size
             for piece in self._read(path, _PIECE):
-                size[:] = size[0] + len(piece), *piece.shape[1:3]
+                if frames == 0:
+                    size = check_size(str(path), piece, self._tae)
+                    warn_of_memory(str(path), size, self._tae)
+                frames += len(piece)
                 yield backend.from_numpy(to_float(piece)[None])
 
         with backend.no_grad():
             latents = self._tae.encode_stream(pieces(), sample=False)
-            parts = [[backend.to_numpy(x)[0] for x in moments] for _, *moments in latents]
-        mean, logvar = (np.concatenate(part, 1) for part in zip(*parts, strict=True))
-        return Posterior((size[0], size[1], size[2]), mean, logvar)
+            parts = [
+                self._stored(path, backend.to_numpy(mean)[0], backend.to_numpy(logvar)[0], rng)
+                for _, mean, logvar in latents
+            ]
+        return Latents((frames, *size), np.concatenate(parts, 1))
 
     def _read(self, path: Path, num_frames: int) -> Iterator[np.ndarray]:
         settings = self._settings
         options = {"image_size": settings.image_size, "sample_stride": settings.sample_stride}
         for piece in _ahead(read_consecutive(path, num_frames, **options)):
             self._interruption.check()
-            check_size(str(path), piece, self._tae)
+            size = check_size(str(path), piece, self._tae)
+            if size != self._size:
+                self._size = size
+                backend.forget_sizes()
             yield piece
 
-    def _stored(self, path: Path, posterior: Posterior, rng: np.random.Generator) -> np.ndarray:
+    def _stored(
+        self, path: Path, mean: np.ndarray, logvar: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
         """What is kept of a posterior, in the encoding's terms."""
-        mean, logvar = posterior.mean, posterior.logvar
         if self._encoding.stored == "moments":
             values = np.concatenate([mean, logvar])
         else:

@@ -41,9 +41,10 @@ class DatasetEncoding:
         dtype: Number type of convolutions and matrix products: fp32, bf16 or fp16.
         device_target: CPU or Ascend (MindSpore), CPU or GPU (PyTorch), or auto.
         compile: True for graph mode on MindSpore, and on PyTorch for torch.compile or, on a GPU,
-            CUDA graphs; False for eager; by default graph mode on MindSpore and eager on PyTorch.
-            With num_frames, every size of clip is compiled anew; whole videos are streamed, and
-            MindSpore alone compiles their steps, of small frames from the eighth of a size on.
+            CUDA graphs; False for eager; by default eager on PyTorch, and graph mode on MindSpore
+            unless clips may be of many sizes (num_frames without image_size), each of which would
+            be compiled anew. Whole videos are streamed: MindSpore alone compiles their steps, of
+            small frames from the eighth of a size on.
     """
 
     ckpt_path: str

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mg import backend, ranks
@@ -52,6 +52,8 @@ def encode_dataset(settings: DatasetEncoding) -> Summary:
     """
     names = read_index(settings.csv_path, settings.video_folder, settings.video_column)
     names = [*dict.fromkeys(names)]
+    if settings.compile is None and settings.num_frames and settings.image_size is None:
+        settings = replace(settings, compile=False)  # a graph for each size would take too long
     tae = open_network(settings, in_parallel=True)
     encoding = Encoding(sha256(weights_file(settings.ckpt_path)), tae.config, settings.deciding())
     output = Path(settings.output_path)

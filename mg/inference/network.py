@@ -69,7 +69,7 @@ def warn_of_memory(path: str, size: tuple[int, int], tae: TemporalAutoencoder) -
     if needed > available:
         logger.warning(
             "%s: frames of %dx%d pixels may take up to %.0f GiB of memory, %.0f are available "
-            "(fewer or smaller ones take less; reconstruct and encode scale them by --max_size)",
+            "(fewer or smaller ones take less: --max_size, or --image_size of a data set)",
             path,
             width,
             height,

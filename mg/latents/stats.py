@@ -86,14 +86,16 @@ def latent_statistics(latents: LatentDataset | str | os.PathLike) -> dict:
 
 
 def _spread(dataset: LatentDataset, index: int) -> Spread:
-    z, within = dataset.encoding.to_raw(dataset.stored(index), np.float64), 0.0
-    if dataset.encoding.stored == "moments":
-        z, logvar = np.split(z, 2)
-        within = np.exp(logvar).reshape(len(z), -1).sum(1)
-    z = z.reshape(len(z), -1)
-    if not (np.isfinite(z).all() and np.all(np.isfinite(within))):
+    stored, encoding = dataset.stored(index), dataset.encoding
+    halves = np.split(stored, 2) if encoding.stored == "moments" else [stored]
+    channels = []
+    for values in zip(*halves, strict=True):  # one by one, since float64 takes memory
+        z, *logvars = (encoding.to_raw(array, np.float64) for array in values)
+        mean = z.mean()
+        squares = ((z - mean) ** 2).sum() + sum(np.exp(logvar).sum() for logvar in logvars)
+        channels.append((z.size, mean, squares))
+    spread = Spread(*np.array(channels, np.float64).T)
+    if not (np.isfinite(spread.mean).all() and np.isfinite(spread.squares).all()):
         row = dataset.row(index)
         raise ValueError(f"{dataset.directory}: the latents {row.key} of {row.file} are not finite")
-    mean = z.mean(1)
-    squares = ((z - mean[:, None]) ** 2).sum(1) + within
-    return Spread(np.full(len(z), float(z.shape[1])), mean, squares)
+    return spread
