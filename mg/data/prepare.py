@@ -1,5 +1,6 @@
 """Make the CSV files of a folder of videos: train, validation and test, and what is bad."""
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +19,12 @@ from mg.data.split import Split, check_pattern, read_lists, split_by_group, spli
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
 from mg.files import atomic_path, check_there
+from mg.journal import Journal
 from mg.ranges import check_at_least
+
+logger = logging.getLogger(__name__)
+
+JOURNAL = ".prepare.jsonl"  # beside the CSV files, until they are written
 
 # Images are not listed, nor is .gif, which mostly is one.
 SUFFIXES = (
@@ -103,6 +109,7 @@ class Summary:
 
 def prepare(preparation: Preparation) -> Summary:
     """Decode every video of a folder once, whole, and write the four CSV files when all is done.
+    After an interruption or a kill, what was found of files that have not changed is taken over.
 
     The split depends on nothing but the names of the good videos (see `mg.data.split`).
 
@@ -124,7 +131,8 @@ def prepare(preparation: Preparation) -> Summary:
         names = sorted(found & set().union(*lists))
         if not names:
             raise ValueError(f"{folder}: holds no video that {preparation.split_files} lists")
-    rows = _examine_all(folder, names, preparation.num_workers)
+    journal = Journal(out / JOURNAL)
+    rows = _examine_all(folder, names, preparation.num_workers, journal)
     videos = [row for row in rows if isinstance(row, Video)]
     bad = [row for row in rows if isinstance(row, Failure)]
     if not videos:
@@ -136,6 +144,7 @@ def prepare(preparation: Preparation) -> Summary:
             chosen = [video for video in videos if video.video in members]
             write_rows(stack.enter_context(atomic_path(out / f"{name}.csv")), Video, chosen)
         write_rows(stack.enter_context(atomic_path(out / BAD_LIST)), Failure, bad)
+    (out / JOURNAL).unlink(missing_ok=True)
     return Summary(
         **{name: len(members) for name, members in split._asdict().items()},
         bad=len(bad),
@@ -219,22 +228,31 @@ def examine(folder: Path, name: str) -> Video | Failure:
     return Video(name, count, round(float(fps), 6), width, height, seconds)
 
 
-def _examine_all(folder: Path, names: list[str], num_workers: int | None) -> list[Video | Failure]:
+def _examine_all(
+    folder: Path, names: list[str], num_workers: int | None, journal: Journal
+) -> list[Video | Failure]:
     """Each name's row, in order; a video that kills the process that decodes it is bad."""
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
+    known = {name: Video(*row) for name in names if (row := journal.found(name, folder / name))}
+    left = [name for name in names if name not in known]
     rows: list[Video | Failure] = []
-    with tqdm(total=len(names), unit="video") as progress, logging_redirect_tqdm():
-        while len(rows) < len(names):
+    if known:
+        logger.info("%d videos were decoded before, %d are left", len(known), len(left))
+    with tqdm(total=len(left), unit="video") as progress, logging_redirect_tqdm():
+        while len(rows) < len(left):
             try:
-                for row in _examine_from(folder, names, len(rows), num_workers):
+                for row in _examine_from(folder, left, len(rows), num_workers):
                     rows.append(row)
+                    if isinstance(row, Video):
+                        journal.add(row.video, folder / row.video, row)
                     progress.update()
             except WorkerError as error:
                 reason = f"the process that decodes it ends: {error.reason}"
-                rows.append(Failure(names[len(rows)], reason))
+                rows.append(Failure(left[len(rows)], reason))
                 progress.update()
-    return rows
+    found = known | dict(zip(left, rows, strict=True))
+    return [found[name] for name in names]
 
 
 def _examine_from(

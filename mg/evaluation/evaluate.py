@@ -1,10 +1,9 @@
 """Reconstruct the videos of a data set and say how well."""
 
 import csv
-import itertools
 import json
 import logging
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +20,9 @@ from mg.evaluation.report import PAGE_NAME, ReportWriter
 from mg.evaluation.report_video import METRICS
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
+from mg.evaluation.unfinished import unfinished
 from mg.files import atomic_path, check_apart, make_folder, sha256
+from mg.journal import Journal
 from mg.losses.lpips import LPIPS, lpips_for
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -50,7 +51,8 @@ def evaluate(evaluation: Evaluation) -> dict:
     wanted, `report.html`, a page to look at all of it.
 
     A video that cannot be read, or whose reconstruction is not finite, is reported in
-    `metrics.csv`, and the rest goes on.
+    `metrics.csv`, and the rest goes on. After an interruption or a kill, the same evaluation takes
+    over what was measured of videos that have not changed.
 
     Returns:
         What `metrics.json` holds: "psnr" (dB), "ssim" and, where asked for, "lpips": means over
@@ -58,8 +60,8 @@ def evaluate(evaluation: Evaluation) -> dict:
         the checkpoint's SHA-256 and the framework.
 
     Raises:
-        ValueError, OSError: something is wrong with settings, data set, checkpoint or directory, or
-            no video could be evaluated.
+        ValueError, OSError: something is wrong with settings, data set, checkpoint or directory,
+            another evaluation is at work in it, or no video could be evaluated.
     """
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
     tae = open_network(evaluation, in_parallel=True)
@@ -72,20 +74,28 @@ def evaluate(evaluation: Evaluation) -> dict:
     check_apart(written, [*videos, evaluation.csv_path, weights_file(evaluation.ckpt_path)])
     make_folder(output)
 
-    page = ReportWriter(output / PAGE_NAME) if evaluation.report else nullcontext()
-    with page as report:
-        share = names[backend.rank() :: backend.world_size()]
-        evaluator = _Evaluator(evaluation, tae, lpips, paths, report)
-        results = _of_all_processes(evaluator.results(share))
-        summary = _summary(evaluation, tae, results)
+    about = _about(evaluation, tae)
+    files = {"csv": evaluation.csv_path, "lpips": evaluation.lpips_weights}
+    work = {**about, "files": {key: path and sha256(path) for key, path in files.items()}}
+    with unfinished(output, work) as kept, _page(evaluation, kept.clips) as report:
+        evaluator = _Evaluator(evaluation, tae, lpips, paths, report, kept.journal)
+        results = evaluator.evaluate(names)
+        summary = {**_means(evaluation, results), **about}
         if ranks.is_first():
             _write_rows(output / TABLE_NAME, results)
             with atomic_path(output / SUMMARY_NAME) as temporary:
                 temporary.write_text(json.dumps(summary, indent=2) + "\n")
         if report is not None:
             _write_report(report, evaluation, summary)
-    ranks.gather(None)  # the launcher ends all processes with the first: none is still tidying up
+        # The launcher ends all processes with the first: none is still at work.
+        ranks.gather(None)
     return summary
+
+
+def _page(evaluation: Evaluation, clips: Path) -> AbstractContextManager[ReportWriter | None]:
+    if not evaluation.report:
+        return nullcontext()
+    return ReportWriter(Path(evaluation.output_path) / PAGE_NAME, folder=clips)
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,34 @@ class _Evaluator:
     lpips: LPIPS | None
     paths: dict[str, Path]
     report: ReportWriter | None
+    journal: Journal
 
-    def results(self, names: list[str]) -> list[Result]:
+    def evaluate(self, names: list[str]) -> list[Result]:
+        """The results of videos, those of all processes, in their order."""
+        done = {name: kept for name in dict.fromkeys(names) if (kept := self._kept(name))}
+        left = [name for name in dict.fromkeys(names) if name not in done]
+        if done and ranks.is_first():
+            logger.info("%d videos were evaluated before, %d are left", len(done), len(left))
+            for kept in done.values():
+                if self.report is not None:
+                    self.report.restore(kept["shown"])
+        results = {name: Result(**kept["result"]) for name, kept in done.items()}
+        share = left[backend.rank() :: backend.world_size()]
+        for rows in ranks.gather([asdict(result) for result in self._results(share)]):
+            results |= {row["video"]: Result(**row) for row in rows}
+        return [results[name] for name in names]
+
+    def _kept(self, name: str) -> dict | None:
+        """What the journal has of a video, if what was made of it is there too."""
+        kept = self.journal.found(name, self._source(name))
+        target = self.paths[name]
+        is_whole = kept and target.is_file() and side_by_side_path(target).is_file()
+        return kept if is_whole else None
+
+    def _source(self, name: str) -> Path:
+        return Path(self.evaluation.video_folder) / name
+
+    def _results(self, names: list[str]) -> list[Result]:
         results: list[Result] = []
         with (
             tqdm(total=len(names), unit="video", disable=not ranks.is_first()) as progress,
@@ -125,7 +161,7 @@ class _Evaluator:
     def _clip(self, result: Result) -> tuple[np.ndarray, Fraction] | None:
         """A video's clip and its frames per second, or None where it cannot be read."""
         evaluation = self.evaluation
-        path = Path(evaluation.video_folder) / result.video
+        path = self._source(result.video)
         size = (evaluation.num_frames, evaluation.image_size)
         try:
             clip, result.frames = judged_clip(path, *size, sample_stride=evaluation.sample_stride)
@@ -153,9 +189,22 @@ class _Evaluator:
         if self.report is not None:
             with self.report.video(result.video, fps) as video:
                 video.add(original, compared, scores)
+        shown = None if self.report is None else asdict(self.report.videos[-1])
+        found = {"result": asdict(result), "shown": shown}
+        self.journal.add(result.video, self._source(result.video), found)
 
 
-def _summary(evaluation: Evaluation, tae: TemporalAutoencoder, results: list[Result]) -> dict:
+def _about(evaluation: Evaluation, tae: TemporalAutoencoder) -> dict:
+    """What was measured, and by what."""
+    return {
+        "settings": asdict(evaluation),
+        "tae_config": tae.config,
+        "checkpoint_sha256": sha256(weights_file(evaluation.ckpt_path)),
+        "framework": f"{backend.name} {backend.version}",
+    }
+
+
+def _means(evaluation: Evaluation, results: list[Result]) -> dict:
     measured = [result for result in results if not result.error]
     if not measured:
         raise ValueError(
@@ -166,10 +215,6 @@ def _summary(evaluation: Evaluation, tae: TemporalAutoencoder, results: list[Res
         **{key: _mean(measured, key) for key in METRICS},
         "videos": len(measured),
         "failed": len(results) - len(measured),
-        "settings": asdict(evaluation),
-        "tae_config": tae.config,
-        "checkpoint_sha256": sha256(weights_file(evaluation.ckpt_path)),
-        "framework": f"{backend.name} {backend.version}",
     }
 
 
@@ -182,13 +227,6 @@ def _write_report(report: ReportWriter, evaluation: Evaluation, summary: dict) -
         checkpoint = (evaluation.ckpt_path, summary["checkpoint_sha256"])
         report.write(summary["settings"], summary["tae_config"], *checkpoint)
     ranks.gather(None)  # the others keep their clips until the page has them
-
-
-def _of_all_processes(results: list[Result]) -> list[Result]:
-    """The results of all processes' shares, in the order of the CSV."""
-    shares = ranks.gather([asdict(result) for result in results])
-    rows = itertools.chain.from_iterable(itertools.zip_longest(*shares))
-    return [Result(**row) for row in rows if row is not None]
 
 
 def _mean(results: list[Result], key: str) -> float | None:

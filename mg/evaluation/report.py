@@ -44,27 +44,35 @@ class ReportWriter:
     Args:
         path: of the page.
         budget: bytes of video that the page may hold.
+        folder: where clips are kept, an existing folder that the caller deletes; by default one
+            beside the page, until the context ends.
 
     Raises:
         IsADirectoryError: there is a folder of this name.
     """
 
-    def __init__(self, path: str | os.PathLike, *, budget: int = BUDGET):
+    def __init__(
+        self, path: str | os.PathLike, *, budget: int = BUDGET, folder: Path | None = None
+    ):
         if Path(path).is_dir():
             raise IsADirectoryError(f"{path}: is a folder, expected the name of a page to write")
         self.videos: list[ReportVideo] = []
-        self._path, self._budget = Path(path).absolute(), budget
-        self._recorded = 0
+        self._path, self._budget, self._folder = Path(path).absolute(), budget, folder
         self._unsorted = 0  # bytes of clips since the worst were chosen
 
     def __enter__(self) -> "ReportWriter":
-        parent = self._path.parent
-        make_folder(parent)
-        self._directory = Path(tempfile.mkdtemp(prefix=f".{self._path.stem[:40]}-", dir=parent))
+        if self._folder is None:
+            parent = self._path.parent
+            make_folder(parent)
+            prefix = f".{self._path.stem[:40]}-"
+            self._directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        else:
+            self._directory = self._folder.absolute()
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._folder is None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     @contextmanager
     def video(self, name: str, fps: float | Fraction) -> Iterator[Recording]:
@@ -73,8 +81,7 @@ class ReportWriter:
         Raises:
             ValueError: no frame was added, or the frame rate is not above 0.
         """
-        self._recorded += 1
-        directory = self._directory / str(self._recorded)
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
         # A fifth of the budget is left for what encoders still hold when the clips are full.
         limit = self._budget * 4 // 5
         with ExitStack() as files:
@@ -89,6 +96,14 @@ class ReportWriter:
         """List a video that could not be reconstructed."""
         self.videos.append(ReportVideo(name, error=reason))
 
+    def restore(self, row: dict[str, Any]) -> None:
+        """Add a video that was recorded before: its fields, as `dataclasses.asdict` gave them. If
+        its clips are lost since then, it has none."""
+        video = ReportVideo(**row)
+        if not all(Path(clip).is_file() for clip in video.clips.values()):
+            video.clips, video.playable = {}, 0
+        self.videos.append(video)
+
     def hand_over(self) -> str:
         """Write down the videos of this process, for another process to `take_over` before this
         context ends; gives the path."""
@@ -99,8 +114,8 @@ class ReportWriter:
 
     def take_over(self, path: str) -> None:
         """Add the videos that another process gathered for the same page."""
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        self.videos += [ReportVideo(**row) for row in rows]
+        for row in json.loads(Path(path).read_text(encoding="utf-8")):
+            self.restore(row)
 
     def write(
         self,

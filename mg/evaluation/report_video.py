@@ -90,7 +90,7 @@ class Recording:
     Args:
         name: as the page shows it.
         fps: frames per second.
-        directory: of this video's clips alone; it is made.
+        directory: an empty one, for this video's clips.
         limit: bytes; once the clips have so many, they take no further frame.
         files: closes the clips, or drops them.
     """
@@ -98,7 +98,6 @@ class Recording:
     def __init__(
         self, name: str, fps: float | Fraction, directory: Path, limit: int, files: ExitStack
     ):
-        directory.mkdir()
         self._video, self._fps = ReportVideo(name, fps=float(fps)), fps
         self._directory, self._limit, self._files = directory, limit, files
         self._shape: tuple[int, ...] = ()

@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from PIL import Image
 
 from mg.cli.prepare import command
 from mg.data import TrainingClips, count_frames, read_entries, training_batches, write_video
+from mg.data.prepare import JOURNAL, examine
+from mg.journal import Journal
 
 from .support import process_environment, run, run_process, waves
 
@@ -330,13 +333,14 @@ def test_folders_that_cannot_be_read_or_written_are_refused(tmp_path, capsys):
     run(command, [tmp_path / "videos", "--out", out], capsys).assert_refused("cannot be written")
 
 
-def test_an_interruption_leaves_nothing(tmp_path):
-    write_clip(tmp_path / "a.mp4", 60, height=256, width=256)
+def test_an_interruption_leaves_no_table_and_the_next_run_goes_on(tmp_path):
+    folder, out = tmp_path / "videos", tmp_path / "csv"
+    write_clip(folder / "a.mp4", 60, height=256, width=256)
     for number in range(400):
-        os.link(tmp_path / "a.mp4", tmp_path / f"{number}.mp4")
-    out = tmp_path / "csv"
+        os.link(folder / "a.mp4", folder / f"{number}.mp4")
+    arguments = ["-m", "mg", "prepare", str(folder), "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mg", "prepare", str(tmp_path), "--out", str(out)],
+        [sys.executable, *arguments],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=process_environment(),
@@ -349,7 +353,33 @@ def test_an_interruption_leaves_nothing(tmp_path):
     assert process.returncode == 130
     assert errors.decode().splitlines()[-1] == "interrupted"
     assert b"Traceback" not in errors
-    assert not out.exists()
+    assert [path.name for path in out.iterdir()] == [".prepare.jsonl"]
+    for number in range(2, 400):
+        (folder / f"{number}.mp4").unlink()
+    (folder / "a.mp4").unlink()
+    write_clip(folder / "new.mp4", 7)
+    done = run_process(*arguments, cwd=tmp_path)
+    assert done.code == 0, done.err
+    said = re.search(r"(\d+) videos were decoded before, (\d+) are left", "\n".join(done.err))
+    before, left = map(int, said.groups())
+    assert before >= 1  # 0.mp4, and 1.mp4 if it was quick
+    assert before + left == 3
+    rows = {row["video"]: row["frames"] for name in SETS for row in read_rows(out / f"{name}.csv")}
+    assert rows == {"0.mp4": "60", "1.mp4": "60", "new.mp4": "7"}
+    assert not (out / ".prepare.jsonl").exists()
+
+
+def test_files_that_changed_after_an_interruption_are_decoded_anew(tmp_path, capsys):
+    write_clip(tmp_path / "videos" / "a.mp4", 5)
+    write_clip(tmp_path / "videos" / "b.mp4", 5)
+    journal = Journal(tmp_path / "csv" / JOURNAL)
+    for name in ("a.mp4", "b.mp4"):
+        path = tmp_path / "videos" / name
+        journal.add(name, path, examine(path.parent, name)._replace(frames=99))
+    write_clip(tmp_path / "videos" / "b.mp4", 8)
+    assert run(command, [tmp_path / "videos", "--out", tmp_path / "csv"], capsys).code == 0
+    rows = [row for name in SETS for row in read_rows(tmp_path / "csv" / f"{name}.csv")]
+    assert {row["video"]: row["frames"] for row in rows} == {"a.mp4": "99", "b.mp4": "8"}
 
 
 def test_a_configuration_file_and_flags_together(ucf, tmp_path):

@@ -27,10 +27,13 @@ from mg.data import count_frames, read_fps, read_frames, to_float, write_video
 from mg.evaluation import evaluate as evaluation
 from mg.evaluation import network
 from mg.evaluation.score import score
+from mg.files import lock_folder
 from mg.losses.lpips import LPIPS
 from mg.models.tae.config import check_config
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import read_weights, write_weights
+
+from .pages import read_page
 
 NAMES = ["a.mp4", "sub/b.mp4", "c.mp4"]
 SIZE, FRAMES = 16, 5
@@ -299,6 +302,84 @@ def test_nothing_else_is_written(evaluated):
         expected |= {name, f"{name.removesuffix('.mp4')}_side_by_side.mp4"}
     written = {str(p.relative_to(evaluated)) for p in evaluated.rglob("*") if p.is_file()}
     assert written == expected
+
+
+# Interruptions
+
+
+@pytest.fixture
+def stopped(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    """A copy of the videos, and the arguments of an evaluation of them that was interrupted at the
+    third."""
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    args = evaluate_flags(checkpoint, folder, tmp_path / "out")
+
+    def interrupted(*args):
+        if interrupted.calls == 2:
+            raise KeyboardInterrupt
+        interrupted.calls += 1
+        return score(*args)
+
+    interrupted.calls = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score", interrupted)
+        assert run(main, ["evaluate", *args], capsys).code == 130
+    return folder, args
+
+
+def judged(args, capsys, monkeypatch):
+    """Go on; gives how many videos are judged."""
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score", lambda *args: (calls.append(1), score(*args))[1])
+        assert run(main, ["evaluate", *args], capsys).code == 0
+    return len(calls)
+
+
+def test_an_evaluation_that_was_stopped_goes_on_and_ends_as_any(
+    stopped, evaluated, tmp_path, capsys, monkeypatch
+):
+    _, args = stopped
+    assert judged(args, capsys, monkeypatch) == 1
+    output = tmp_path / "out"
+    whole = {p.relative_to(evaluated) for p in evaluated.rglob("*")}
+    assert {p.relative_to(output) for p in output.rglob("*")} == whole
+    assert (output / "metrics.csv").read_bytes() == (evaluated / "metrics.csv").read_bytes()
+    for name in NAMES:
+        assert (output / name).read_bytes() == (evaluated / name).read_bytes()
+    pages = [read_page(place / "report.html") for place in (output, evaluated)]
+    assert len(pages[0].clips) == 3 * len(NAMES)
+    assert pages[0].clips == pages[1].clips
+    assert pages[0].data == pages[1].data
+    assert judged(args, capsys, monkeypatch) == len(NAMES)  # nothing is left of it
+
+
+@pytest.mark.parametrize("change", ["video", "output", "settings", "checkpoint"])
+def test_what_has_changed_since_it_was_stopped_is_evaluated_anew(
+    stopped, tmp_path, capsys, monkeypatch, change
+):
+    folder, args = stopped
+    if change == "video":
+        write_video(folder / NAMES[0], waves(7, 8), fps=12)
+    elif change == "output":
+        (tmp_path / "out" / f"{NAMES[1].removesuffix('.mp4')}_side_by_side.mp4").unlink()
+    elif change == "settings":
+        args = [*args, "--num_frames", "4"]
+    else:
+        path = write_checkpoint(tmp_path / "other.safetensors", seed=5)
+        args = [*args, "--ckpt_path", str(path)]
+    expected = 2 if change in ("video", "output") else 3
+    assert judged(args, capsys, monkeypatch) == expected
+    assert not [*(tmp_path / "out").glob(".*")]
+
+
+def test_two_evaluations_at_once_into_one_directory_are_refused(stopped, tmp_path, capsys):
+    _, args = stopped
+    (kept,) = (tmp_path / "out").glob(".evaluation-*")
+    with lock_folder(kept, shared=False, busy=""):
+        for more in ([], ["--num_frames", "4"]):
+            run(main, ["evaluate", *args, *more], capsys).assert_refused("another evaluation")
+    assert kept.is_dir()
 
 
 def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint, capsys, exact):
