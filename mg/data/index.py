@@ -3,9 +3,11 @@
 import csv
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from mg.files import check_there
 
@@ -17,6 +19,27 @@ class Entry(NamedTuple):
 
     name: str
     num_frames: int | None
+
+
+class Entries:
+    """Entries by number, in less memory than a list of them, and quickly sent to a process."""
+
+    def __init__(self, entries: Sequence[Entry]):
+        names = [entry.name.encode() for entry in entries]
+        self._names = b"".join(names)
+        self._ends = np.cumsum([len(name) for name in names])
+        self._counts = np.array([entry.num_frames or 0 for entry in entries], np.int32)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, number: int) -> Entry:
+        start = self._ends[number - 1] if number else 0
+        name = self._names[start : self._ends[number]].decode()
+        return Entry(name, int(self._counts[number]) or None)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def read_index(

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mg.data.clip import check_clip_arguments, read_clip
-from mg.data.index import Entry, read_entries
+from mg.data.index import Entries, Entry, read_entries
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float
 from mg.data.workers import WorkerError, Workers
@@ -108,7 +108,7 @@ class Sampler:
     """
 
     clips: TrainingClips
-    videos: list[Entry]
+    videos: Entries
     rank: int
     world_size: int
     start_step: int
@@ -269,5 +269,5 @@ def training_batches(
         start_item = start_step * world_size * clips.batch_size
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
-    videos = read_entries(clips.csv_path, clips.video_folder, clips.video_column)
+    videos = Entries(read_entries(clips.csv_path, clips.video_folder, clips.video_column))
     return TrainingBatches(Sampler(clips, videos, rank, world_size, start_step, start_item))

@@ -91,8 +91,9 @@ def _spread(dataset: LatentDataset, index: int) -> Spread:
     channels = []
     for values in zip(*halves, strict=True):  # one by one, since float64 takes memory
         z, *logvars = (encoding.to_raw(array, np.float64) for array in values)
-        mean = z.mean()
-        squares = ((z - mean) ** 2).sum() + sum(np.exp(logvar).sum() for logvar in logvars)
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            mean = z.mean()
+            squares = ((z - mean) ** 2).sum() + sum(np.exp(logvar).sum() for logvar in logvars)
         channels.append((z.size, mean, squares))
     spread = Spread(*np.array(channels, np.float64).T)
     if not (np.isfinite(spread.mean).all() and np.isfinite(spread.squares).all()):

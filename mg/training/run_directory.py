@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,9 @@ class RunDirectory:
             temporary.write_text(self._recipe.to_yaml())
         self._write_best(best)
         metrics = self.path / "metrics.jsonl"
-        lines = _lines_until(metrics, step) if step else []
-        with atomic_path(metrics) as temporary:
-            temporary.write_text("".join(lines))
+        with atomic_path(metrics) as temporary, temporary.open("wb") as file:
+            if step:
+                file.writelines(_lines_until(metrics, step))
         self._metrics = metrics.open("a", buffering=1)
         self._tensorboard = _Events(self.path / "tensorboard", step and step + 1)
 
@@ -231,17 +232,16 @@ class _Events:
         self._file.write_event(self._event(step=step, wall_time=time.time(), **content))
 
 
-def _lines_until(metrics: Path, step: int) -> list[str]:
+def _lines_until(metrics: Path, step: int) -> Iterator[bytes]:
     """The lines of metrics.jsonl up to a step; damaged ones, a torn last one say, are dropped."""
     if not metrics.exists():
-        return []
-    lines = []
-    for number, line in enumerate(metrics.read_bytes().splitlines(keepends=True), 1):
-        try:
-            kept = json.loads(line)["step"] <= step
-        except (ValueError, LookupError, TypeError, RecursionError):
-            logger.warning("%s: line %d is damaged, and dropped", metrics, number)
-            continue
-        if kept:
-            lines.append(line.decode())
-    return lines
+        return
+    with metrics.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                kept = json.loads(line)["step"] <= step
+            except (ValueError, LookupError, TypeError, RecursionError):
+                logger.warning("%s: line %d is damaged, and dropped", metrics, number)
+                continue
+            if kept:
+                yield line if line.endswith(b"\n") else line + b"\n"

@@ -106,3 +106,36 @@ def test_what_waits_for_a_gradient_leaves_the_processor_alone(rng):
     began, used = time.perf_counter(), time.thread_time()
     to_numpy(step(x)[0][0])
     assert time.thread_time() - used < 0.3 * (time.perf_counter() - began)
+
+
+SIZES = """
+import sys
+import numpy as np
+from mg import backend
+from mg.models.tae.tae import TemporalAutoencoder
+
+backend.set_device("CPU")
+tae = TemporalAutoencoder(None, {"ch": 8, "num_groups": 4})
+kept = []
+for size in range(32, 32 + 8 * 16, 8):
+    video = np.zeros((1, 3, 8, size, size), np.float32)
+    with backend.no_grad():
+        tae.encode(video, sample=False)
+    if "forget" in sys.argv:
+        backend.forget_sizes()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    kept.append(pages * 4096 / 2**20)
+print(kept[-1] - kept[3])
+"""
+
+
+@pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch keeps little for a size")
+@pytest.mark.skipif(sys.platform != "linux", reason="memory as Linux tells it")
+def test_what_is_kept_for_sizes_is_given_back():
+    """Of twelve new sizes, in MiB."""
+
+    def growth(*args):
+        command = [sys.executable, "-c", SIZES, *args]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert growth("forget") < growth() / 4

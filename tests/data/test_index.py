@@ -1,6 +1,9 @@
+import pickle
+
 import pytest
 
 from mg.data import Entry, read_entries, read_index
+from mg.data.index import Entries
 
 
 def test_names_come_in_the_order_of_the_csv(tmp_path):
@@ -65,3 +68,17 @@ def test_missing_csv_and_missing_folder_are_named(tmp_path):
     (tmp_path / "index.csv").write_text("video\na.mp4\n")
     with pytest.raises(FileNotFoundError, match="nowhere: no such video folder"):
         read_index(tmp_path / "index.csv", tmp_path / "nowhere")
+
+
+def test_entries_by_number_are_those_of_the_list(rng):
+    lengths = rng.integers(1, 30, 50)
+    listed = [Entry("ü" * int(n), int(n) if n % 2 else None) for n in lengths]
+    entries = pickle.loads(pickle.dumps(Entries(listed)))
+    assert len(entries) == len(listed)
+    assert [*entries] == listed
+    assert [entries[number] for number in range(len(listed))] == listed
+
+
+def test_entries_are_sent_to_a_process_in_hardly_more_than_their_names():
+    listed = [Entry(f"folder/{number:09}.mp4", 17) for number in range(20_000)]
+    assert len(pickle.dumps(Entries(listed))) < sum(len(entry.name) + 20 for entry in listed)
