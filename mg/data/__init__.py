@@ -1,7 +1,7 @@
 """Videos in and out: CSV index, files, clips in [-1, 1], training batches. Knows no framework."""
 
 from mg.data.clip import load_clip
-from mg.data.index import Entry, read_entries, read_index
+from mg.data.index import Entry, check_some_there, read_entries, read_index
 from mg.data.loader import Batch, TrainingBatches, TrainingClips, training_batches
 from mg.data.opening import VideoError
 from mg.data.output import DEFAULT_CRF, check_output, is_image
@@ -23,6 +23,7 @@ __all__ = [
     "VideoWriter",
     "WorkerError",
     "check_output",
+    "check_some_there",
     "count_frames",
     "is_image",
     "load_clip",

@@ -92,6 +92,19 @@ def read_entries(
     return entries
 
 
+def check_some_there(
+    csv_path: str | os.PathLike, video_folder: str | os.PathLike, names: Iterable[str]
+) -> None:
+    """Raise a ValueError if none of a data set's videos is there: mostly the folder is wrong, and
+    each video would be named otherwise."""
+    names = list(names)
+    if not any(os.path.isfile(os.path.join(video_folder, name)) for name in names):
+        raise ValueError(
+            f"{csv_path}: none of its {len(names)} videos is there, expected them in "
+            f"{video_folder}; the first: {names[0]}"
+        )
+
+
 def _read_rows(csv_path: str | os.PathLike, rows: csv.DictReader, column: str) -> list[Entry]:
     rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
     if column not in rows.fieldnames:

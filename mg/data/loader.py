@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mg.data.clip import check_clip_arguments, read_clip
-from mg.data.index import Entries, Entry, read_entries
+from mg.data.index import Entries, Entry, check_some_there, read_entries
 from mg.data.opening import VideoError
 from mg.data.transforms import to_float
 from mg.data.workers import WorkerError, Workers
@@ -260,7 +260,8 @@ def training_batches(
 
     Raises:
         FileNotFoundError: no such CSV file or folder.
-        ValueError: a flaw of the CSV, or an argument out of its range. While iterating:
+        ValueError: a flaw of the CSV, none of whose videos may be there, or an argument out of its
+            range. While iterating:
             VideoError, when no file can be read.
         WorkerError: while iterating, when worker processes die again and again.
     """
@@ -270,4 +271,5 @@ def training_batches(
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: expected 0 to {world_size - 1} (world_size - 1), got {rank}")
     videos = Entries(read_entries(clips.csv_path, clips.video_folder, clips.video_column))
+    check_some_there(clips.csv_path, clips.video_folder, (video.name for video in videos))
     return TrainingBatches(Sampler(clips, videos, rank, world_size, start_step, start_item))

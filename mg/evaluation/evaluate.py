@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mg import backend, ranks
-from mg.data import VideoError, read_fps, read_index, write_video
+from mg.data import VideoError, check_some_there, read_fps, read_index, write_video
 from mg.evaluation.network import open_network
 from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
@@ -64,6 +64,7 @@ def evaluate(evaluation: Evaluation) -> dict:
             another evaluation is at work in it, or no video could be evaluated.
     """
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
+    check_some_there(evaluation.csv_path, evaluation.video_folder, names)
     tae = open_network(evaluation, in_parallel=True)
     lpips = lpips_for(evaluation.lpips_weights, evaluation.image_size)
     output = Path(evaluation.output_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mg import backend, ranks
-from mg.data import VideoError, read_index
+from mg.data import VideoError, check_some_there, read_index
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.losses.lpips import LPIPS
 from mg.models.tae.tae import TemporalAutoencoder, Tiling
@@ -45,6 +45,7 @@ class Validation:
     def __init__(self, recipe: Recipe, tae: TemporalAutoencoder, lpips: LPIPS | None):
         folder = recipe.val_video_folder or recipe.video_folder
         names = read_index(recipe.val_csv_path or "", folder, recipe.video_column)
+        check_some_there(recipe.val_csv_path or "", folder, names)
         self._paths = [Path(folder) / name for name in names]
         self._tae, self._lpips = tae, lpips
         self._num_frames = recipe.val_num_frames or recipe.num_frames

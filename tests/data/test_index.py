@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from mg.data import Entry, read_entries, read_index
+from mg.data import Entry, check_some_there, read_entries, read_index
 from mg.data.index import Entries
 
 
@@ -68,6 +68,17 @@ def test_missing_csv_and_missing_folder_are_named(tmp_path):
     (tmp_path / "index.csv").write_text("video\na.mp4\n")
     with pytest.raises(FileNotFoundError, match="nowhere: no such video folder"):
         read_index(tmp_path / "index.csv", tmp_path / "nowhere")
+
+
+def test_a_data_set_of_which_nothing_is_there_is_refused_in_one_line(tmp_path):
+    names = ["a/1.mp4", "b.mp4"]
+    (tmp_path / "a" / "1.mp4").mkdir(parents=True)  # a folder is no video
+    expected = f"^x.csv: none of its 2 videos is there, expected them in {tmp_path}; the first: a/1"
+    with pytest.raises(ValueError, match=expected):
+        check_some_there("x.csv", tmp_path, names)
+    (tmp_path / "b.mp4").touch()
+    check_some_there("x.csv", tmp_path, names)
+    check_some_there("x.csv", tmp_path / "a", [str(tmp_path / "b.mp4")])
 
 
 def test_entries_by_number_are_those_of_the_list(rng):

@@ -502,6 +502,12 @@ def test_a_ruined_network_is_an_error(checkpoint, videos, tmp_path, capsys):
     assert "none of its 3 videos could be evaluated; the first: a.mp4: " in outcome.err[-1]
 
 
+def test_videos_that_are_elsewhere_are_told_in_one_line(checkpoint, videos, tmp_path, capsys):
+    args = evaluate_flags(checkpoint, videos, tmp_path / "out", video_folder=tmp_path)
+    run(main, ["evaluate", *args], capsys).assert_refused("none of its 3 videos is there", "a.mp4")
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
     (tmp_path / "a.mp4").write_text("no video")
     write_index(tmp_path, ["a.mp4", "b.mp4"])

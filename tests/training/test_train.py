@@ -356,6 +356,16 @@ def test_training_goes_on_from_the_weights_of_a_run(run_directory, videos, tmp_p
 # What is refused
 
 
+def test_a_data_set_that_is_elsewhere_is_refused(tmp_path, capsys):
+    videos = write_dataset(tmp_path / "videos")
+    for changes in ({"video_folder": tmp_path}, {"val_video_folder": tmp_path}):
+        if "val_video_folder" in changes:
+            changes["val_csv_path"] = videos / "videos.csv"
+        outcome = run(train.command, train_flags(videos, tmp_path / "run", **changes), capsys)
+        outcome.assert_refused("videos is there, expected them in", "a.mp4")
+        assert not (tmp_path / "run").exists()
+
+
 def test_data_set_without_a_readable_video_leaves_no_run(tmp_path, capsys):
     (tmp_path / "a.mp4").write_text("no video")
     (tmp_path / "b.mp4").touch()
