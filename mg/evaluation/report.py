@@ -30,6 +30,7 @@ from mg.files import atomic_path, make_folder
 
 PAGE_NAME = "report.html"
 BUDGET = 100_000_000  # bytes of video in a page; as text they are a third more
+ROWS = 10_000  # of its table, a kilobyte each
 
 SOURCES = Path(__file__).parent / "page"
 SCRIPTS = ("players.js", "chart.js", "report.js")
@@ -158,14 +159,18 @@ class ReportWriter:
 
     def _contents(self) -> dict[str, Any]:
         videos = worst_first(video for video in self.videos if not video.error)
+        failed = [video for video in self.videos if video.error]
         metrics = [
             {"key": key, **metric, "mean": _mean([video.mean(key) for video in videos])}
             for key, metric in METRICS.items()
             if key == "psnr" or any(key in video.scores for video in videos)
         ]
+        counts = {"videos": len(videos), "failed": len(failed)}
+        videos = videos[:ROWS]
         return {
             "videos": videos,
-            "failed": [video for video in self.videos if video.error],
+            "failed": failed[:ROWS],
+            "counts": counts,
             "metrics": metrics,
             "data": {"metrics": metrics, "videos": [_row(video) for video in videos]},
             "players": sum(1 for video in videos if video.clips),

@@ -189,6 +189,28 @@ def test_a_long_video_has_all_numbers_and_players_of_its_first_frames(tmp_path):
         assert count_frames(tmp_path / "clip.mp4") == video["playable"]
 
 
+def test_of_very_many_videos_the_worst_have_rows(tmp_path, monkeypatch):
+    """The means and the counts are of all, and the page says what it leaves out."""
+    monkeypatch.setattr("mg.evaluation.report.ROWS", 2)
+    frames = waves(0, 2, 16, 16)
+    path = tmp_path / "report.html"
+    with ReportWriter(path) as report:
+        for psnr in (30, 10, 40, 20):
+            with report.video(f"{psnr}.mp4", 25) as video:
+                scores = {"psnr": np.full(2, float(psnr)), "ssim": np.ones(2)}
+                video.add(frames, frames, scores)
+        for number in range(3):
+            report.failed(f"bad{number}.mp4", "is no video")
+        report.write(**ABOUT)
+    page, text = read_page(path), path.read_text("utf-8")
+    assert names_of(page) == ["10.mp4", "20.mp4"]
+    assert "The table has the worst 2 videos and the first 2 that failed" in text
+    assert re.search(r"<dt>Videos</dt><dd>4</dd>", text)
+    assert re.search(r"<dt>PSNR</dt><dd>25.00 ", text)
+    assert "bad1.mp4" in text
+    assert "bad2.mp4" not in text
+
+
 def test_without_a_budget_there_are_numbers_alone(tmp_path):
     with ReportWriter(tmp_path / "report.html", budget=0) as report:
         add(report, "a.mp4", waves(0), spoiled(waves(0), 5))
