@@ -8,9 +8,21 @@ from typing import Any
 
 from mg.files import make_folder, writing
 
+Stamp = tuple[int, int]
+"""A file's size in bytes and time of change in nanoseconds, by which it is recognised."""
+
+
+def stamp_of(file: str | os.PathLike) -> Stamp | None:
+    """To be asked before the file is read; None where there is none."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
 
 class Journal:
-    """What was found of files, each in a line of JSON, with the size and date that the file had.
+    """What was found of files: a line of JSON for each, with the stamp that the file had.
 
     Args:
         path: of the journal to add to; it need not exist.
@@ -19,46 +31,36 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike, others: Iterable[Path] = ()):
         self._path = Path(path)
-        self._found: dict[str, tuple[list[int], Any]] = {}
-        for journal in (*others, self._path):
+        self._found: dict[tuple[str, Stamp], Any] = {}
+        for journal in {self._path, *others}:
             self._found |= _read(journal)
 
-    def found(self, name: str, file: Path) -> Any | None:
-        """What was found of the file of that name; None if nothing was, or the file has changed."""
-        stamp, found = self._found.get(name, (None, None))
-        return found if stamp is not None and stamp == _stamp(file) else None
+    def found(self, name: str, stamp: Stamp | None) -> Any | None:
+        """What was found of the file of that name with that stamp; None if nothing was."""
+        return None if stamp is None else self._found.get((name, stamp))
 
-    def add(self, name: str, file: Path, found: Any) -> None:
+    def add(self, name: str, stamp: Stamp | None, found: Any) -> None:
         """Note what was found of a file: anything that JSON has.
 
         Raises:
             OSError: it cannot be written.
         """
-        line = json.dumps([name, _stamp(file), found])
+        line = json.dumps([name, stamp, found])
         make_folder(self._path.parent)
         with writing(self._path), self._path.open("a", encoding="utf-8") as journal:
             journal.write(f"\n{line}")  # of a line before, half may have been written
 
 
-def _read(path: Path) -> dict[str, tuple[list[int], Any]]:
+def _read(path: Path) -> dict[tuple[str, Stamp], Any]:
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # there is none
         return {}
     for line in lines:
         try:
-            name, stamp, what = json.loads(line)
-        except (ValueError, TypeError):  # nothing, or half a line of a process that was killed
+            name, (size, modified), what = json.loads(line)
+            found[name, (size, modified)] = what
+        except (ValueError, TypeError, RecursionError):  # half a line, of a process that was killed
             continue
-        found[name] = stamp, what
     return found
-
-
-def _stamp(file: Path) -> list[int] | None:
-    """A file's size in bytes and time of change in nanoseconds."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]

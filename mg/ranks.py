@@ -6,13 +6,15 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mg import backend
+from mg.files import lock_folder
 
 
 class Meeting:
@@ -84,6 +86,35 @@ def gather(value: Any) -> list[Any]:
     texts[backend.rank(), : text.size] = text
     rows = _sum(texts).astype(np.uint8)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+@contextmanager
+def alone_in(
+    folder: Path, *, busy: str, begin: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """A context in which no other run is at work in an existing folder.
+
+    Args:
+        busy: what to say if another is.
+        begin: what the first process does before the others are let in.
+
+    Raises:
+        ValueError: another run is at work, or a process of one that was killed still is.
+        OSError: the folder cannot be written.
+    """
+    with ExitStack() as stack:
+        if is_first():
+            # The first process keeps the run's lock. By taking the other one, which all processes
+            # share, it finds out whether one of an earlier run is still at work.
+            run = lock_folder(folder, shared=False, busy=busy, name=".lock-run")
+            stack.enter_context(run)
+            with lock_folder(folder, shared=False, busy=busy):
+                begin()
+            stack.enter_context(lock_folder(folder, shared=True, busy=busy))
+        gather(None)
+        if not is_first():
+            stack.enter_context(lock_folder(folder, shared=True, busy=busy))
+        yield
 
 
 def mean(array: np.ndarray) -> np.ndarray:

@@ -72,6 +72,7 @@ WITHOUT_BACKEND = [
     "training/recipe.py",
     "arrays.py",
     "files.py",
+    "journal.py",
 ]
 
 

@@ -4,11 +4,9 @@ import os
 
 import numpy as np
 
-from mg.data.transforms import mirrored_indices, resize_and_crop, to_float
+from mg.data.transforms import MIN_IMAGE_SIZE, mirrored_indices, resize_and_crop, to_float
 from mg.data.video_file import count_frames, read_frames
 from mg.ranges import check_at_least
-
-MIN_IMAGE_SIZE = 8  # one latent pixel covers 8 x 8 pixels
 
 
 def load_clip(

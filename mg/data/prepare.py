@@ -19,7 +19,7 @@ from mg.data.split import Split, check_pattern, read_lists, split_by_group, spli
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
 from mg.files import atomic_path, check_there
-from mg.journal import Journal
+from mg.journal import Journal, Stamp, stamp_of
 from mg.ranges import check_at_least
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ class Summary:
 
 def prepare(preparation: Preparation) -> Summary:
     """Decode every video of a folder once, whole, and write the four CSV files when all is done.
-    After an interruption or a kill, what was found of files that have not changed is taken over.
+    After an interruption or a kill, videos that were decoded and have not changed since are not
+    decoded again.
 
     The split depends on nothing but the names of the good videos (see `mg.data.split`).
 
@@ -234,7 +235,11 @@ def _examine_all(
     """Each name's row, in order; a video that kills the process that decodes it is bad."""
     if num_workers is None:
         num_workers = len(os.sched_getaffinity(0))
-    known = {name: Video(*row) for name in names if (row := journal.found(name, folder / name))}
+    known = {}
+    for name in names:
+        row = journal.found(name, stamp_of(folder / name))
+        if row and [*row] == [*Video._fields]:  # of this version of the program
+            known[name] = Video(**row)
     left = [name for name in names if name not in known]
     rows: list[Video | Failure] = []
     if known:
@@ -242,10 +247,10 @@ def _examine_all(
     with tqdm(total=len(left), unit="video") as progress, logging_redirect_tqdm():
         while len(rows) < len(left):
             try:
-                for row in _examine_from(folder, left, len(rows), num_workers):
+                for row, stamp in _examine_from(folder, left, len(rows), num_workers):
                     rows.append(row)
                     if isinstance(row, Video):
-                        journal.add(row.video, folder / row.video, row)
+                        journal.add(row.video, stamp, row._asdict())
                     progress.update()
             except WorkerError as error:
                 reason = f"the process that decodes it ends: {error.reason}"
@@ -257,9 +262,10 @@ def _examine_all(
 
 def _examine_from(
     folder: Path, names: list[str], first: int, num_workers: int
-) -> Iterator[Video | Failure]:
+) -> Iterator[tuple[Video | Failure, Stamp | None]]:
+    """Each name's row, and the stamp that its file had before it was read."""
     if num_workers == 0:
-        yield from (examine(folder, name) for name in names[first:])
+        yield from (_examine_stamped(folder, name) for name in names[first:])
         return
     task = partial(_examine_at, folder, names)
     with closing(Workers(task, min(num_workers, len(names) - first), first)) as workers:
@@ -267,9 +273,16 @@ def _examine_from(
             yield next(workers)
 
 
-def _examine_at(folder: Path, names: list[str], number: int) -> Video | Failure | None:
+def _examine_at(
+    folder: Path, names: list[str], number: int
+) -> tuple[Video | Failure, Stamp | None] | None:
     # Workers read ahead, also past the end.
-    return examine(folder, names[number]) if number < len(names) else None
+    return _examine_stamped(folder, names[number]) if number < len(names) else None
+
+
+def _examine_stamped(folder: Path, name: str) -> tuple[Video | Failure, Stamp | None]:
+    stamp = stamp_of(folder / name)
+    return examine(folder, name), stamp
 
 
 def _split(

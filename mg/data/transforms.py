@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+MIN_IMAGE_SIZE = 8  # one latent pixel covers 8 x 8 pixels
+
 
 def to_float(frames: np.ndarray) -> np.ndarray:
     """Turn frames, uint8 (... t h w c), into video, float32 (... c t h w) in [-1, 1].
@@ -48,15 +50,18 @@ def mirrored_indices(num_available: int, num_wanted: int) -> np.ndarray:
 def scaled_down(frame: np.ndarray, max_size: int) -> np.ndarray:
     """Scale a frame, uint8 (h w 3), so that its longer side has at most `max_size` pixels.
 
-    A smaller one stays as it is. Others keep their aspect, as far as sides are even then, as many
-    players of video expect. Bicubic and antialiased, as `resize_and_crop`.
+    A smaller one stays as it is. Others keep their aspect to within a pixel: both sides become
+    even, as many players of video expect, and none falls below `MIN_IMAGE_SIZE`. Bicubic and
+    antialiased, as `resize_and_crop`.
     """
     height, width = frame.shape[:2]
     longest = max(height, width)
     if longest <= max_size:
         return frame
     most = max_size // 2 * 2
-    size = [max(2, 2 * round(length * most / longest / 2)) for length in (width, height)]
+    scaled = [2 * round(length * most / longest / 2) for length in (width, height)]
+    least = (min(length, MIN_IMAGE_SIZE) for length in (width, height))
+    size = [*map(max, scaled, least)]
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
 
 

@@ -13,11 +13,10 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from mg.data.clip import MIN_IMAGE_SIZE
 from mg.data.opening import NO_FRAME, VideoError, jpeg_fault, open_video, reason_of
 from mg.data.pixels import to_rgb
 from mg.data.timing import Clock, missing, promised_seconds
-from mg.data.transforms import scaled_down
+from mg.data.transforms import MIN_IMAGE_SIZE, scaled_down
 from mg.data.video_file import stream_fps
 from mg.ranges import check_at_least
 

@@ -4,8 +4,9 @@ import csv
 import json
 import logging
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from mg.data import VideoError, check_some_there, read_fps, read_index, write_vi
 from mg.evaluation.network import open_network
 from mg.evaluation.paths import reconstruction_paths, side_by_side_path
 from mg.evaluation.report import PAGE_NAME, ReportWriter
-from mg.evaluation.report_video import METRICS
+from mg.evaluation.report_video import METRICS, ReportVideo
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
 from mg.evaluation.unfinished import unfinished
 from mg.files import atomic_path, check_apart, make_folder, sha256
-from mg.journal import Journal
+from mg.journal import Journal, Stamp, stamp_of
 from mg.losses.lpips import LPIPS, lpips_for
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -51,8 +52,9 @@ def evaluate(evaluation: Evaluation) -> dict:
     wanted, `report.html`, a page to look at all of it.
 
     A video that cannot be read, or whose reconstruction is not finite, is reported in
-    `metrics.csv`, and the rest goes on. After an interruption or a kill, the same evaluation takes
-    over what was measured of videos that have not changed.
+    `metrics.csv`, and the rest goes on. A video that is listed twice counts once. After an
+    interruption or a kill, the same evaluation takes over what was measured of videos that have not
+    changed since.
 
     Returns:
         What `metrics.json` holds: "psnr" (dB), "ssim" and, where asked for, "lpips": means over
@@ -64,6 +66,7 @@ def evaluate(evaluation: Evaluation) -> dict:
             another evaluation is at work in it, or no video could be evaluated.
     """
     names = read_index(evaluation.csv_path, evaluation.video_folder, evaluation.video_column)
+    names = [*dict.fromkeys(names)]
     check_some_there(evaluation.csv_path, evaluation.video_folder, names)
     tae = open_network(evaluation, in_parallel=True)
     lpips = lpips_for(evaluation.lpips_weights, evaluation.image_size)
@@ -76,9 +79,10 @@ def evaluate(evaluation: Evaluation) -> dict:
     make_folder(output)
 
     about = _about(evaluation, tae)
-    files = {"csv": evaluation.csv_path, "lpips": evaluation.lpips_weights}
-    work = {**about, "files": {key: path and sha256(path) for key, path in files.items()}}
-    with unfinished(output, work) as kept, _page(evaluation, kept.clips) as report:
+    with (
+        unfinished(output, _deciding(evaluation, about)) as kept,
+        _page(evaluation, kept.clips) as report,
+    ):
         evaluator = _Evaluator(evaluation, tae, lpips, paths, report, kept.journal)
         results = evaluator.evaluate(names)
         summary = {**_means(evaluation, results), **about}
@@ -112,25 +116,31 @@ class _Evaluator:
 
     def evaluate(self, names: list[str]) -> list[Result]:
         """The results of videos, those of all processes, in their order."""
-        done = {name: kept for name in dict.fromkeys(names) if (kept := self._kept(name))}
-        left = [name for name in dict.fromkeys(names) if name not in done]
-        if done and ranks.is_first():
-            logger.info("%d videos were evaluated before, %d are left", len(done), len(left))
-            for kept in done.values():
-                if self.report is not None:
-                    self.report.restore(kept["shown"])
-        results = {name: Result(**kept["result"]) for name, kept in done.items()}
-        share = left[backend.rank() :: backend.world_size()]
-        for rows in ranks.gather([asdict(result) for result in self._results(share)]):
-            results |= {row["video"]: Result(**row) for row in rows}
-        return [results[name] for name in names]
+        results = self._taken_over(names) if ranks.is_first() else []
+        done = {*ranks.gather([result.video for result in results])[0]}
+        left = [name for name in names if name not in done]
+        results += self._results(left[backend.rank() :: backend.world_size()])
+        rows = chain.from_iterable(ranks.gather([asdict(result) for result in results]))
+        by_name = {row["video"]: Result(**row) for row in rows}
+        return [by_name[name] for name in names]
 
-    def _kept(self, name: str) -> dict | None:
-        """What the journal has of a video, if what was made of it is there too."""
-        kept = self.journal.found(name, self._source(name))
-        target = self.paths[name]
-        is_whole = kept and target.is_file() and side_by_side_path(target).is_file()
-        return kept if is_whole else None
+    def _taken_over(self, names: list[str]) -> list[Result]:
+        """Results that a run before has left, of videos that have not changed."""
+        results = []
+        for name in names:
+            kept = self.journal.found(name, stamp_of(self._source(name)))
+            target = self.paths[name]
+            if not (kept and target.is_file() and side_by_side_path(target).is_file()):
+                continue
+            if kept["target"] != str(target) or (self.report and not kept["shown"]):
+                continue
+            if self.report is not None:
+                self.report.restore(kept["shown"])
+            results.append(Result(**kept["result"]))
+        if results:
+            left = len(names) - len(results)
+            logger.info("%d videos were evaluated before, %d are left", len(results), left)
+        return results
 
     def _source(self, name: str) -> Path:
         return Path(self.evaluation.video_folder) / name
@@ -149,12 +159,16 @@ class _Evaluator:
 
     def _batch(self, names: list[str]) -> list[Result]:
         results = [Result(name) for name in names]
-        clips = [(result, clip) for result in results if (clip := self._clip(result)) is not None]
+        stamps = [stamp_of(self._source(name)) for name in names]
+        stamped = zip(results, stamps, strict=True)
+        clips = [(*pair, clip) for pair in stamped if (clip := self._clip(pair[0])) is not None]
         if clips:
-            reconstructions = reconstructed(self.tae, np.stack([clip for _, (clip, _) in clips]))
-            for (result, (clip, fps)), reconstruction in zip(clips, reconstructions, strict=True):
+            reconstructions = reconstructed(self.tae, np.stack([clip for *_, (clip, _) in clips]))
+            for item, reconstruction in zip(clips, reconstructions, strict=True):
+                result, stamp, (clip, fps) = item
                 if np.isfinite(reconstruction).all():
-                    self._judge(result, clip, fps, reconstruction)
+                    shown = self._judge(result, clip, fps, reconstruction)
+                    self._note(result, stamp, shown)
                 else:
                     self._fail(result, f"{result.video}: its reconstruction is not finite")
         return results
@@ -179,7 +193,8 @@ class _Evaluator:
 
     def _judge(
         self, result: Result, clip: np.ndarray, fps: Fraction, reconstruction: np.ndarray
-    ) -> None:
+    ) -> ReportVideo | None:
+        """Score and write a reconstruction; gives what the page shows of it."""
         scores, original, compared = score(clip, reconstruction, result.frames, self.lpips)
         for name, values in scores.items():
             setattr(result, name, float(values.mean()))
@@ -187,12 +202,17 @@ class _Evaluator:
         write_video(target, compared, fps)
         beside = np.concatenate([original, compared], axis=2)
         write_video(side_by_side_path(target), beside, fps)
-        if self.report is not None:
-            with self.report.video(result.video, fps) as video:
-                video.add(original, compared, scores)
-        shown = None if self.report is None else asdict(self.report.videos[-1])
-        found = {"result": asdict(result), "shown": shown}
-        self.journal.add(result.video, self._source(result.video), found)
+        if self.report is None:
+            return None
+        with self.report.video(result.video, fps) as video:
+            video.add(original, compared, scores)
+        return self.report.videos[-1]
+
+    def _note(self, result: Result, stamp: Stamp | None, shown: ReportVideo | None) -> None:
+        """Keep a result for a run that goes on."""
+        target = str(self.paths[result.video])
+        found = {"target": target, "result": asdict(result), "shown": shown and asdict(shown)}
+        self.journal.add(result.video, stamp, found)
 
 
 def _about(evaluation: Evaluation, tae: TemporalAutoencoder) -> dict:
@@ -202,6 +222,17 @@ def _about(evaluation: Evaluation, tae: TemporalAutoencoder) -> dict:
         "tae_config": tae.config,
         "checkpoint_sha256": sha256(weights_file(evaluation.ckpt_path)),
         "framework": f"{backend.name} {backend.version}",
+    }
+
+
+def _deciding(evaluation: Evaluation, about: dict) -> dict:
+    """What decides the results of a video, and how they are kept."""
+    keys = ("num_frames", "image_size", "sample_stride", "use_tile", "dtype")
+    return {
+        "settings": {key: getattr(evaluation, key) for key in keys},
+        "lpips_sha256": evaluation.lpips_weights and sha256(evaluation.lpips_weights),
+        **{key: about[key] for key in ("tae_config", "checkpoint_sha256", "framework")},
+        "fields": [[field.name for field in fields(kind)] for kind in (Result, ReportVideo)],
     }
 
 

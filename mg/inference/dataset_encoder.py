@@ -66,7 +66,8 @@ class DatasetEncoder:
         )
         self._interruption = Interruption()
         self._num_frames = 0  # encoded so far, for the progress bar
-        self._size: tuple[int, int] | None = None  # of the last frames read
+        self._size = (0, 0)  # of the last frames read
+        self._warned: set[tuple[int, int]] = set()
 
     def encode_all(self, sources: list[Source]) -> list[Failure]:
         """Encode videos and write their shards; gives those that cannot be encoded."""
@@ -175,14 +176,14 @@ class DatasetEncoder:
                     return
 
     def _whole(self, path: Path, rng: np.random.Generator) -> Latents:
-        frames, size = 0, (0, 0)
+        frames = 0
 
         def pieces() -> Iterator[Tensor]:
-            nonlocal frames, size
+            nonlocal frames
             for piece in self._read(path, _PIECE):
-                if frames == 0:
-                    size = check_size(str(path), piece, self._tae)
-                    warn_of_memory(str(path), size, self._tae)
+                if frames == 0 and self._size not in self._warned:
+                    self._warned.add(self._size)
+                    warn_of_memory(str(path), self._size, self._tae, smaller_by="--image_size")
                 frames += len(piece)
                 yield backend.from_numpy(to_float(piece)[None])
 
@@ -192,7 +193,8 @@ class DatasetEncoder:
                 self._stored(path, backend.to_numpy(mean)[0], backend.to_numpy(logvar)[0], rng)
                 for _, mean, logvar in latents
             ]
-        return Latents((frames, *size), np.concatenate(parts, 1))
+        height, width = self._size
+        return Latents((frames, height, width), np.concatenate(parts, 1))
 
     def _read(self, path: Path, num_frames: int) -> Iterator[np.ndarray]:
         settings = self._settings

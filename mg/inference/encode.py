@@ -46,7 +46,7 @@ def encode(settings: FileEncoding) -> Video:
     ):
         first = next(chunks)
         size = check_size(settings.source, first.frames, tae)
-        warn_of_memory(settings.source, size, tae)
+        warn_of_memory(settings.source, size, tae, smaller_by="--max_size")
         clock = _Clock(fps)
 
         def entering(chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:

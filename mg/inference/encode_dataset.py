@@ -3,14 +3,14 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mg import backend, ranks
 from mg.data.index import BAD_LIST, Failure, read_index, write_rows
 from mg.evaluation.network import open_network
-from mg.files import atomic_path, clear_half_written, lock_folder, make_folder, sha256
+from mg.files import atomic_path, clear_half_written, make_folder, sha256
 from mg.inference.dataset_encoder import DatasetEncoder
 from mg.inference.dataset_settings import DatasetEncoding
 from mg.inference.exchange import FOLDERS, Exchange
@@ -107,20 +107,14 @@ def _listed(output: Path) -> set[str]:
 @contextmanager
 def _in_directory(output: Path) -> Iterator[None]:
     """Make the directory, keep other runs out, and clear what a killed one left half written."""
+
+    def clear() -> None:
+        for remains in output.glob(FOLDERS):
+            shutil.rmtree(remains)
+        clear_half_written(output, r"shard-\w+|manifest|bad")
+
+    if ranks.is_first():
+        make_folder(output)
     busy = "another process writes latents into this directory"
-    with ExitStack() as stack:
-        if ranks.is_first():
-            make_folder(output)
-            # The first process keeps the run's lock. By taking the other one, which all processes
-            # share, it finds out whether one of an earlier run is still at work.
-            run = lock_folder(output, shared=False, busy=busy, name=".lock-run")
-            stack.enter_context(run)
-            with lock_folder(output, shared=False, busy=busy):
-                for remains in output.glob(FOLDERS):
-                    shutil.rmtree(remains)
-                clear_half_written(output, r"shard-\w+|manifest|bad")
-            stack.enter_context(lock_folder(output, shared=True, busy=busy))
-        ranks.gather(None)
-        if not ranks.is_first():
-            stack.enter_context(lock_folder(output, shared=True, busy=busy))
+    with ranks.alone_in(output, busy=busy, begin=clear):
         yield

@@ -58,9 +58,15 @@ def check_size(path: str, frames: np.ndarray, tae: TemporalAutoencoder) -> tuple
     return height, width
 
 
-def warn_of_memory(path: str, size: tuple[int, int], tae: TemporalAutoencoder) -> None:
-    """Say so if frames of (height, width) may need more memory than the machine has left, before
-    hours are spent on them."""
+def warn_of_memory(
+    path: str, size: tuple[int, int], tae: TemporalAutoencoder, *, smaller_by: str | None = None
+) -> None:
+    """Say so if a long video of frames of (height, width) may need more memory than the machine has
+    left, before hours are spent on it.
+
+    Args:
+        smaller_by: the option that makes frames smaller.
+    """
     available = available_memory()
     if available is None or not backend.on_cpu():
         return
@@ -68,11 +74,11 @@ def warn_of_memory(path: str, size: tuple[int, int], tae: TemporalAutoencoder) -
     needed = _BYTES[backend.name] * height * width * tae.config["ch"]
     if needed > available:
         logger.warning(
-            "%s: frames of %dx%d pixels may take up to %.0f GiB of memory, %.0f are available "
-            "(fewer or smaller ones take less: --max_size, or --image_size of a data set)",
+            "%s: frames of %dx%d pixels may take up to %.0f GiB of memory, %.0f are available%s",
             path,
             width,
             height,
             needed / 2**30,
             available / 2**30,
+            f" ({smaller_by} makes them smaller)" if smaller_by else "",
         )

@@ -104,7 +104,7 @@ def _reconstructed(
     """Consecutive frames and their reconstruction, uint8 `(t h w 3)`."""
     first = next(chunks)
     size = check_size(path, first.frames, tae)
-    warn_of_memory(path, size, tae)
+    warn_of_memory(path, size, tae, smaller_by="--max_size")
     waiting = deque()  # frames that are in the network
     taken = given = 0
 

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from mg.data import DEFAULT_CRF, Chunk, read_chunks
-from mg.data.clip import MIN_IMAGE_SIZE
+from mg.data.transforms import MIN_IMAGE_SIZE
 from mg.latents.encoding import Precision
 from mg.ranges import Dtype, check_at_least, check_choices
 
@@ -51,7 +51,8 @@ class VideoInput(OneFile):
 
     Args:
         num_frames: Only so many frames, from the start.
-        max_size: Scale larger frames down, so that their longer side has at most so many pixels.
+        max_size: Scale larger frames down first, so that their longer side has at most so many
+            pixels, 8 or more.
     """
 
     num_frames: int | None = None

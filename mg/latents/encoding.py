@@ -94,9 +94,10 @@ class Encoding:
 
 
 def draw(mean: np.ndarray, logvar: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Raw latents drawn from a posterior, float32. A seed gives other numbers than the
-    TAE's, which draws its noise frame after frame."""
-    noise = rng.standard_normal(mean.shape, dtype=np.float32)
+    """Raw latents `(z t h w)`, float32, drawn from a posterior frame after frame: in pieces they
+    are those of the whole."""
+    z, t, h, w = mean.shape
+    noise = rng.standard_normal((t, z, h, w), dtype=np.float32).transpose(1, 0, 2, 3)
     return (mean + np.exp(0.5 * logvar) * noise).astype(np.float32)
 
 

@@ -195,9 +195,11 @@ def _records(kind: type[Record], text: str) -> list[Record]:
         records = [kind(**values) for values in json.loads(text)]
     except (ValueError, TypeError, RecursionError):
         raise ValueError(f"it does not list its {kind.__name__} records") from None
+    if not records:
+        return []
     # Field by field, since a data set may have millions of records.
     columns = zip(*records, strict=True)
-    for (name, type_), values in zip(kind.__annotations__.items(), columns, strict=records != []):
+    for (name, type_), values in zip(kind.__annotations__.items(), columns, strict=True):
         if not _are_right(name, type_, values):
             right = [_are_right(name, type_, [value]) for value in values]
             raise ValueError(f"{kind.__name__} record {str(records[right.index(False)])[:200]}")

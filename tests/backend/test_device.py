@@ -10,6 +10,7 @@ from devices import ON_CPU
 
 from mg import backend
 from mg.backend import from_numpy, to_numpy
+from mg.models.tae.tae import TemporalAutoencoder
 
 PROGRAM = """
 import numpy as np
@@ -127,6 +128,21 @@ for size in range(32, 32 + 8 * 16, 8):
     kept.append(pages * 4096 / 2**20)
 print(kept[-1] - kept[3])
 """
+
+
+def test_what_is_compiled_works_after_sizes_are_forgotten(rng):
+    tae = TemporalAutoencoder(None, {"ch": 8, "num_groups": 4}, compile=backend.compiles(None))
+    videos = [rng.uniform(-1, 1, (1, 3, 9, size, 16)).astype(np.float32) for size in (16, 24)]
+    latents = {}
+    for _ in range(10):  # from the eighth on, steps are compiled
+        for number, video in enumerate(videos):
+            with backend.no_grad():
+                pieces = tae.encode_stream([video[:, :, :5], video[:, :, 5:]], sample=False)
+                z = np.concatenate([to_numpy(mean) for _, mean, _ in pieces], 2)
+                whole = to_numpy(tae.encode(video, sample=False)[1])
+            np.testing.assert_allclose(z, whole, atol=1e-5)
+            np.testing.assert_allclose(z, latents.setdefault(number, z), atol=1e-5)
+            backend.forget_sizes()
 
 
 @pytest.mark.skipif(backend.name != "mindspore", reason="PyTorch keeps little for a size")

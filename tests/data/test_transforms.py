@@ -87,7 +87,7 @@ def test_shrinking_is_antialiased():
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080), (480, 854), (101, 99), (640, 640)])
-@pytest.mark.parametrize("max_size", [8, 64, 97])
+@pytest.mark.parametrize("max_size", [16, 64, 97])
 def test_a_frame_scaled_down_keeps_its_aspect_in_even_sides_below_the_largest(size, max_size):
     height, width = scaled_down(np.zeros((*size, 3), np.uint8), max_size).shape[:2]
     assert height % 2 == width % 2 == 0
@@ -95,6 +95,11 @@ def test_a_frame_scaled_down_keeps_its_aspect_in_even_sides_below_the_largest(si
     scale = max(size) / max(height, width)
     assert abs(height * scale - size[0]) <= 1.01 * scale
     assert abs(width * scale - size[1]) <= 1.01 * scale
+
+
+def test_no_side_is_scaled_below_what_a_network_takes():
+    assert scaled_down(np.zeros((16, 1920, 3), np.uint8), 640).shape == (8, 640, 3)
+    assert scaled_down(np.zeros((1920, 6, 3), np.uint8), 640).shape == (640, 6, 3)
 
 
 def test_a_frame_scaled_down_shows_the_same_picture(rng):

@@ -297,7 +297,7 @@ def test_reconstruction_and_side_by_side_can_be_watched(evaluated, videos, check
 
 
 def test_nothing_else_is_written(evaluated):
-    expected = {"metrics.csv", "metrics.json", "report.html"}
+    expected = {"metrics.csv", "metrics.json", "report.html", ".lock", ".lock-run"}
     for name in NAMES:
         expected |= {name, f"{name.removesuffix('.mp4')}_side_by_side.mp4"}
     written = {str(p.relative_to(evaluated)) for p in evaluated.rglob("*") if p.is_file()}
@@ -370,16 +370,55 @@ def test_what_has_changed_since_it_was_stopped_is_evaluated_anew(
         args = [*args, "--ckpt_path", str(path)]
     expected = 2 if change in ("video", "output") else 3
     assert judged(args, capsys, monkeypatch) == expected
-    assert not [*(tmp_path / "out").glob(".*")]
+    assert not (tmp_path / "out" / ".evaluation").exists()
+
+
+def test_a_video_that_is_replaced_while_it_is_judged_is_evaluated_anew(
+    stopped, tmp_path, capsys, monkeypatch
+):
+    folder, args = stopped
+    shutil.rmtree(tmp_path / "out")
+
+    def replaced(*inputs):
+        if replaced.calls == 1:
+            raise KeyboardInterrupt
+        replaced.calls += 1
+        write_video(folder / NAMES[0], waves(7, 8), fps=12)
+        return score(*inputs)
+
+    replaced.calls = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score", replaced)
+        assert run(main, ["evaluate", *args], capsys).code == 130
+    assert judged(args, capsys, monkeypatch) == len(NAMES)
+
+
+@pytest.mark.parametrize("change", [("batch_size", 2), ("report", False), ("csv_path", None)])
+def test_what_decides_no_result_may_change_while_it_is_stopped(
+    stopped, tmp_path, capsys, monkeypatch, change
+):
+    folder, args = stopped
+    key, value = change
+    if key == "csv_path":
+        write_video(folder / "d.mp4", waves(9, 8), fps=12)
+        write_index(folder, [*NAMES, "d.mp4", NAMES[0]])
+    else:
+        args = [*args, f"--{key}", str(value)]
+    assert judged(args, capsys, monkeypatch) == (2 if key == "csv_path" else 1)
+    if key == "csv_path":
+        assert list(rows_of(tmp_path / "out")) == [*NAMES, "d.mp4"]
+        assert summary_of(tmp_path / "out")["videos"] == 4
+        assert len(read_page(tmp_path / "out" / "report.html").data["videos"]) == 4
 
 
 def test_two_evaluations_at_once_into_one_directory_are_refused(stopped, tmp_path, capsys):
     _, args = stopped
-    (kept,) = (tmp_path / "out").glob(".evaluation-*")
-    with lock_folder(kept, shared=False, busy=""):
-        for more in ([], ["--num_frames", "4"]):
-            run(main, ["evaluate", *args, *more], capsys).assert_refused("another evaluation")
-    assert kept.is_dir()
+    before = sorted((tmp_path / "out").rglob("*"))
+    for name in (".lock", ".lock-run"):  # that of a process of a killed run; of a run
+        with lock_folder(tmp_path / "out", shared=True, busy="", name=name):
+            for more in ([], ["--num_frames", "4"]):
+                run(main, ["evaluate", *args, *more], capsys).assert_refused("another evaluation")
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_names_that_could_meet_are_written_apart_and_inside(tmp_path, checkpoint, capsys, exact):
@@ -516,7 +555,7 @@ def test_no_readable_video_is_an_error(checkpoint, tmp_path, capsys, exact):
     assert outcome.code == 2
     assert "none of its 2 videos could be evaluated; the first: " in outcome.err[-1]
     assert not any("Traceback" in line for line in outcome.err)
-    assert not list((tmp_path / "out").rglob("*"))
+    assert {path.name for path in (tmp_path / "out").rglob("*")} == {".lock", ".lock-run"}
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,16 @@ def test_frames_are_strided_and_cropped(encode, videos, checkpoint):
 
 
 @once
+def test_samples_of_a_long_video_that_comes_in_pieces_are_those_of_the_whole(encode, tmp_path):
+    folder = write_dataset(tmp_path / "videos", ["a.mp4"], num_frames=96, height=16, width=16)
+    options = {"videos": folder, "num_frames": None}
+    (moments,) = latents_of(encode("moments", stored="moments", **options)).values()
+    sampled = encode("sample", stored="sample", **options)
+    (row,), (sample,) = rows_of(sampled), latents_of(sampled).values()
+    rng = np.random.default_rng((0, int(row["video_sha256"], 16), 0))
+    np.testing.assert_array_equal(sample, draw(*np.split(moments, 2), rng))
+
+
 def test_samples_are_a_function_of_seed_and_content(encode, videos, checkpoint, tmp_path):
     moments, first = latents_of(encode("m", stored="moments")), encode("first", stored="sample")
     for row in rows_of(first):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -181,9 +182,59 @@ def test_two_processes_evaluate_as_one(videos, tmp_path):
     assert sizes_of(pages[0]) == pytest.approx(sizes_of(pages[1]), rel=VARIES)
     assert len(pages[1].clips) == 3 * 5
     assert any("text.mp4" in row for row in pages[1].rows)
-    assert not list(outputs[1].glob(".*"))
     for output in outputs:
+        assert {path.name for path in output.glob(".*")} == {".lock", ".lock-run"}
         assert len(list(output.glob("*.mp4"))) == 10
+
+
+STOPPED = """
+import sys
+from mg.cli.main import main
+from mg.evaluation import evaluate
+
+score, calls = evaluate.score, []
+
+def interrupted(*args):
+    if len(calls) == 2:
+        raise KeyboardInterrupt
+    calls.append(1)
+    return score(*args)
+
+evaluate.score = interrupted
+sys.exit(main(["evaluate", *sys.argv[1:]]))
+"""
+
+
+def test_two_processes_that_were_stopped_go_on_and_evaluate_as_one(videos, tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "tae.safetensors")
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    one, two = (
+        flags(
+            **data_flags(folder, tmp_path / name)
+            | {"ckpt_path": checkpoint, "num_frames": 4, "image_size": 8, "compile": False}
+        )
+        for name in ("one", "two")
+    )
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    process = start_two(tmp_path / "stopped.py", two, tmp_path)
+    process.wait(timeout=300)
+    assert process.returncode != 0
+    (kept,) = (tmp_path / "two" / ".evaluation").iterdir()
+    lines = "\n".join(path.read_text() for path in kept.glob("*.jsonl"))
+    noted = [json.loads(line)[0] for line in lines.splitlines() if line]
+    assert 2 <= len(noted) <= 4
+    # One of them changes; the first process's journal also knows it as it is not any more.
+    changed = write_dataset(tmp_path / "other", [noted[0]], num_frames=9) / noted[0]
+    shutil.copy(changed, folder / noted[0])
+    (kept / "0.jsonl").write_text(lines)
+    run_one(EVALUATE, one, tmp_path)
+    text = run_two(EVALUATE, two, tmp_path)
+    assert f"{len(noted) - 1} videos were evaluated before, {6 - len(noted)} are left" in text
+    pages = [read_page(tmp_path / name / "report.html") for name in ("one", "two")]
+    assert pages[0].data == pages[1].data
+    first, second = ((tmp_path / name / "metrics.csv").read_text() for name in ("one", "two"))
+    assert first == second
+    assert not (tmp_path / "two" / ".evaluation").exists()
 
 
 LATE = """
