@@ -181,7 +181,7 @@ def on_cpu() -> bool:
 
 
 def forget_sizes() -> None:
-    if on_cpu():  # each size keeps some 65 MiB with the bundled weights (2.8.0)
+    if on_cpu():  # where each size keeps tens of MiB (2.8.0): docs/inference.md
         _pynative_executor.clear_res()
         return_freed_memory()
 

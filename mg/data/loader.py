@@ -260,9 +260,8 @@ def training_batches(
 
     Raises:
         FileNotFoundError: no such CSV file or folder.
-        ValueError: a flaw of the CSV, none of whose videos may be there, or an argument out of its
-            range. While iterating:
-            VideoError, when no file can be read.
+        ValueError: a flaw of the CSV; none of its videos is there; an argument out of its range.
+        VideoError: while iterating, when no file can be read.
         WorkerError: while iterating, when worker processes die again and again.
     """
     check_at_least(locals(), start_step=0, start_item=0)

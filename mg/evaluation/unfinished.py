@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ class Unfinished(NamedTuple):
 @contextmanager
 def unfinished(output: Path, work: Mapping[str, Any]) -> Iterator[Unfinished]:
     """A context in which an evaluation keeps what it has in a hidden folder of its directory, where
-    the next run of the same work finds it. The folder is deleted when all went well, or where it
-    holds no result.
+    the next run of the same work finds it. When all went well it is deleted, what was kept of other
+    work included.
 
     Args:
         output: the evaluation's directory, an existing one.
@@ -45,10 +45,13 @@ def unfinished(output: Path, work: Mapping[str, Any]) -> Iterator[Unfinished]:
         journals = sorted(folder.glob("*.jsonl"))
         journal = Journal(folder / f"{backend.rank()}.jsonl", journals)
         ranks.gather(None)  # all have read before one writes
-        is_done = False
         try:
             yield Unfinished(journal, clips)
-            is_done = True
-        finally:
-            if ranks.is_first() and (is_done or not any(folder.glob("*.jsonl"))):
-                shutil.rmtree(output / FOLDER, ignore_errors=True)
+        except BaseException:
+            if ranks.is_first() and not any(folder.glob("*.jsonl")):
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # what was kept of other work
+                    folder.parent.rmdir()
+            raise
+        if ranks.is_first():
+            shutil.rmtree(folder.parent, ignore_errors=True)

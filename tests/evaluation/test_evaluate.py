@@ -373,6 +373,18 @@ def test_what_has_changed_since_it_was_stopped_is_evaluated_anew(
     assert not (tmp_path / "out" / ".evaluation").exists()
 
 
+def test_other_work_that_comes_to_nothing_leaves_what_is_kept(stopped, capsys, monkeypatch):
+    _, args = stopped
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "score", interrupted)
+        assert run(main, ["evaluate", *args, "--num_frames", "4"], capsys).code == 130
+    assert judged(args, capsys, monkeypatch) == 1
+
+
 def test_a_video_that_is_replaced_while_it_is_judged_is_evaluated_anew(
     stopped, tmp_path, capsys, monkeypatch
 ):
