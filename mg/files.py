@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, their hashes, and locks of folders."""
+"""Files that are either whole or absent, what tells them apart, and locks of folders."""
 
 import fcntl
 import hashlib
@@ -116,6 +116,20 @@ def clear_half_written(folder: Path, stems: str) -> None:
     for path in [*folder.iterdir()] if folder.is_dir() else []:
         if names.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+Stamp = tuple[int, int]
+"""A file's size in bytes and time of change in nanoseconds, by which it is recognised unread."""
+
+
+def stamp_of(path: str | os.PathLike) -> Stamp:
+    """The stamp of a file; to be asked for before the file is read.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -6,19 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mg.files import make_folder, writing
-
-Stamp = tuple[int, int]
-"""A file's size in bytes and time of change in nanoseconds, by which it is recognised."""
+from mg.files import Stamp, make_folder, stamp_of, writing
 
 
-def stamp_of(file: str | os.PathLike) -> Stamp | None:
-    """To be asked before the file is read; None where there is none."""
+def stamp_if_there(file: str | os.PathLike) -> Stamp | None:
+    """A file's stamp, or None where there is no file."""
     try:
-        status = os.stat(file)
+        return stamp_of(file)
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
 
 
 class Journal:

@@ -18,8 +18,8 @@ from mg.data.opening import VideoError, open_video, reason_of, whole_frames
 from mg.data.split import Split, check_pattern, read_lists, split_by_group, split_by_lists
 from mg.data.video_file import stream_fps
 from mg.data.workers import WorkerError, Workers
-from mg.files import atomic_path, check_there
-from mg.journal import Journal, Stamp, stamp_of
+from mg.files import Stamp, atomic_path, check_there
+from mg.journal import Journal, stamp_if_there
 from mg.ranges import check_at_least
 
 logger = logging.getLogger(__name__)
@@ -237,8 +237,8 @@ def _examine_all(
         num_workers = len(os.sched_getaffinity(0))
     known = {}
     for name in names:
-        row = journal.found(name, stamp_of(folder / name))
-        if row and [*row] == [*Video._fields]:  # of this version of the program
+        row = journal.found(name, stamp_if_there(folder / name))
+        if isinstance(row, dict) and [*row] == [*Video._fields]:  # of this version of the program
             known[name] = Video(**row)
     left = [name for name in names if name not in known]
     rows: list[Video | Failure] = []
@@ -281,7 +281,7 @@ def _examine_at(
 
 
 def _examine_stamped(folder: Path, name: str) -> tuple[Video | Failure, Stamp | None]:
-    stamp = stamp_of(folder / name)
+    stamp = stamp_if_there(folder / name)
     return examine(folder, name), stamp
 
 

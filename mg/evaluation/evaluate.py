@@ -22,8 +22,8 @@ from mg.evaluation.report_video import METRICS, ReportVideo
 from mg.evaluation.score import judged_clip, reconstructed, score
 from mg.evaluation.settings import Evaluation
 from mg.evaluation.unfinished import unfinished
-from mg.files import atomic_path, check_apart, make_folder, sha256
-from mg.journal import Journal, Stamp, stamp_of
+from mg.files import Stamp, atomic_path, check_apart, make_folder, sha256
+from mg.journal import Journal, stamp_if_there
 from mg.losses.lpips import LPIPS, lpips_for
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import weights_file
@@ -128,7 +128,7 @@ class _Evaluator:
         """Results that a run before has left, of videos that have not changed."""
         results = []
         for name in names:
-            kept = self.journal.found(name, stamp_of(self._source(name)))
+            kept = self.journal.found(name, stamp_if_there(self._source(name)))
             target = self.paths[name]
             if not (kept and target.is_file() and side_by_side_path(target).is_file()):
                 continue
@@ -159,7 +159,7 @@ class _Evaluator:
 
     def _batch(self, names: list[str]) -> list[Result]:
         results = [Result(name) for name in names]
-        stamps = [stamp_of(self._source(name)) for name in names]
+        stamps = [stamp_if_there(self._source(name)) for name in names]
         stamped = zip(results, stamps, strict=True)
         clips = [(*pair, clip) for pair in stamped if (clip := self._clip(pair[0])) is not None]
         if clips:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from mg import backend, ranks
 from mg.data.index import Failure
 from mg.data.opening import VideoError, check_file, reason_of
-from mg.files import sha256
+from mg.files import sha256, stamp_of
 from mg.inference.exchange import Exchange
 from mg.latents.inventory import Inventory
 
@@ -101,10 +101,9 @@ def _state(path: Path) -> list[int] | str:
     try:
         if not os.path.isfile(path):
             check_file(path)  # which says what is wrong with it
-        state = os.stat(path)
+        return [*stamp_of(path)]
     except (VideoError, OSError) as error:
         return reason_of(error, path)
-    return [state.st_size, state.st_mtime_ns]
 
 
 def _contents(

@@ -18,7 +18,7 @@ from PIL import Image
 from mg.cli.prepare import command
 from mg.data import TrainingClips, count_frames, read_entries, training_batches, write_video
 from mg.data.prepare import JOURNAL, examine
-from mg.journal import Journal, stamp_of
+from mg.journal import Journal, stamp_if_there
 
 from .support import process_environment, run, run_process, waves
 
@@ -376,7 +376,7 @@ def test_files_that_changed_after_an_interruption_are_decoded_anew(tmp_path, cap
     for name in ("a.mp4", "b.mp4"):
         path = tmp_path / "videos" / name
         row = examine(path.parent, name)._replace(frames=99)
-        journal.add(name, stamp_of(path), row._asdict())
+        journal.add(name, stamp_if_there(path), row._asdict())
     write_clip(tmp_path / "videos" / "b.mp4", 8)
     assert run(command, [tmp_path / "videos", "--out", tmp_path / "csv"], capsys).code == 0
     rows = [row for name in SETS for row in read_rows(tmp_path / "csv" / f"{name}.csv")]
