@@ -15,13 +15,12 @@ from mg.latents.inventory import Row
 from mg.latents.manifest import MANIFEST, read_manifest
 from mg.latents.shards import (
     AGAIN,
-    Clip,
     Place,
-    Shard,
     checksum,
     read_array,
     read_shard,
     shard_paths,
+    shard_size,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,8 @@ class LatentDataset:
     """The latents that `mg encode-dataset` wrote: an item for each clip of each file.
 
     A sequence, so PyTorch's DataLoader and MindSpore's GeneratorDataset take it as it is. It holds
-    no open file and can be pickled; an item is read by one read from one shard.
+    no open file and can be pickled; an item is read by one read from one shard, and compared with
+    its checksum.
 
     Args:
         directory: that of the manifest and its shards.
@@ -66,8 +66,8 @@ class LatentDataset:
         self._table, self.encoding = read_manifest(directory)
         if len(self) == 0:
             raise ValueError(f"{self.directory / MANIFEST}: names no latents")
-        self._offsets = np.zeros(len(self), np.int64)
-        self._check()
+        self._check_places()
+        self._warn_of_others()
         self._scaled, self._sample, self._seed = scaled, sample, seed
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class LatentDataset:
         Raises:
             ValueError, OSError: as in `[index]`.
         """
-        return self._stored(index, self.row(index))
+        return self._stored(self.row(index))
 
     def distinct(self) -> list[int]:
         """The first item of each stored array: files with the same content share theirs."""
@@ -124,17 +124,16 @@ class LatentDataset:
             first.setdefault(key, index)
         return list(first.values())
 
-    def _stored(self, index: int, row: Row) -> np.ndarray:
-        path, shape = self.directory / row.shard, (row.frames, row.height, row.width)
-        place = Place(int(self._offsets[index]), self.encoding.shape(*shape), self.encoding.dtype)
-        array = read_array(path, place)
+    def _stored(self, row: Row) -> np.ndarray:
+        path = self.directory / row.shard
+        array = read_array(path, self._place(row.offset, row.frames, row.height, row.width))
         if checksum(array) != row.crc32:
             raise ValueError(f"{path}: the latents {row.key} of {row.file} are damaged{AGAIN}")
         return array
 
     def _item(self, index: int, seed: tuple[int, ...] | None) -> dict[str, Any]:
         row = self.row(index)
-        latents = self._stored(index, row).astype(np.float32)
+        latents = self._stored(row).astype(np.float32)
         if self.encoding.stored == "moments":
             mean, logvar = np.split(latents, 2)
             latents = draw(mean, logvar, np.random.default_rng(seed)) if self._sample else mean
@@ -144,24 +143,39 @@ class LatentDataset:
         keys = ("file", "clip", "start", "frames", "height", "width", "fps")
         return {"latents": latents, **{key: getattr(row, key) for key in keys}}
 
-    def _check(self) -> None:
-        """Compare every row with the shard that it names, and remember where its array is."""
-        by_shard: dict[str, list[int]] = {}
-        for index, name in enumerate(self._table["shard"].to_pylist()):
-            by_shard.setdefault(name, []).append(index)
-        for name, indices in by_shard.items():
-            if Path(name).name != name:
-                raise ValueError(f"{self.directory / MANIFEST}: {name!r}, expected a shard's name")
-            shard = read_shard(self.directory / name)
-            difference = shard.encoding.difference(self.encoding)
-            if difference is not None:
-                raise ValueError(f"{shard.path}: does not match the manifest: {difference}")
-            clips = {clip.key: clip for clip in shard.clips}
-            rows = self._table.take(indices).to_pylist()
-            for index, row in zip(indices, rows, strict=True):
-                _check_row(shard, clips.get(row["key"]), Row(**row))
-                self._offsets[index] = shard.places[row["key"]].offset
-        others = [path for path in shard_paths(self.directory) if path.name not in by_shard]
+    def _place(self, offset: int, *size: int) -> Place:
+        return Place(offset, self.encoding.shape(*size), self.encoding.dtype)
+
+    def _check_places(self) -> None:
+        """Raise unless each array is within a shard of the directory. Whether it is the right one
+        its checksum says when it is read; the headers of all shards would take too long here."""
+        keys = ("shard", "frames", "height", "width")
+        groups = self._table.group_by(list(keys), use_threads=False)
+        sizes: dict[str, int] = {}
+        for group in groups.aggregate([("offset", "min"), ("offset", "max")]).to_pylist():
+            name, *size = (group[key] for key in keys)
+            if name not in sizes:
+                sizes[name] = self._size_of(name)
+            if min(size) < 1 or group["offset_min"] < 0:
+                raise ValueError(
+                    f"{self.directory / MANIFEST}: a row has impossible sizes: {group}"
+                )
+            end = self._place(group["offset_max"], *size).end
+            if end > sizes[name]:
+                path = self.directory / name
+                raise ValueError(
+                    f"{path}: has {sizes[name]} bytes, the manifest tells of {end}{AGAIN}"
+                )
+
+    def _size_of(self, shard: str) -> int:
+        if Path(shard).name != shard:
+            raise ValueError(f"{self.directory / MANIFEST}: {shard!r}, expected a shard's name")
+        return shard_size(self.directory / shard)
+
+    def _warn_of_others(self) -> None:
+        """Tell of videos whose latents are in shards that the manifest does not name."""
+        named = {*self._table["shard"].unique().to_pylist()}
+        others = [path for path in shard_paths(self.directory) if path.name not in named]
         encoded = {file.file for path in others for file in read_shard(path).files}
         if new := encoded.difference(self._table["file"].to_pylist()):
             logger.warning(
@@ -174,13 +188,3 @@ class LatentDataset:
 def _check_whole(name: str, value: Any) -> None:
     if not isinstance(value, Integral) or value < 0:
         raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
-
-
-def _check_row(shard: Shard, clip: Clip | None, row: Row) -> None:
-    where = f"{shard.path}: does not match the manifest: {row.file}, clip {row.clip}"
-    if clip is None:
-        raise ValueError(f"{where} should be in it as {row.key}")
-    for field, value in clip._asdict().items():
-        wanted = row.clip if field == "number" else getattr(row, field)
-        if value != wanted:
-            raise ValueError(f"{where}: its {field} is {value!r}, in the manifest {wanted!r}")

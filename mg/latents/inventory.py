@@ -13,8 +13,8 @@ from mg.latents.shards import Clip, EncodedFile, Shard, read_shard, shard_paths
 class Row(NamedTuple):
     """A row of the manifest: a clip of a file, and where its latents are.
 
-    `shard` is a file of the directory, `key` the array's name in it; the others are as in `Clip`
-    and `EncodedFile`. Files with the same content share their latents.
+    `shard` is a file of the directory, `key` the array's name in it and `offset` its first byte;
+    the others are as in `Clip` and `EncodedFile`. Files with the same content share their latents.
     """
 
     file: str
@@ -26,6 +26,7 @@ class Row(NamedTuple):
     fps: float
     shard: str
     key: str
+    offset: int
     crc32: int
     video_sha256: str
 
@@ -39,10 +40,11 @@ class Inventory:
 
     def __init__(self, shards: Iterable[Shard]):
         self.files: dict[str, EncodedFile] = {}
-        self._clips: defaultdict[str, dict[int, tuple[str, Clip]]] = defaultdict(dict)
+        self._clips: defaultdict[str, dict[int, tuple[str, int, Clip]]] = defaultdict(dict)
         for shard in shards:
             for clip in shard.clips:
-                self._clips[clip.video_sha256].setdefault(clip.number, (shard.path.name, clip))
+                place = (shard.path.name, shard.places[clip.key].offset, clip)
+                self._clips[clip.video_sha256].setdefault(clip.number, place)
             for file in shard.files:
                 self.files.setdefault(file.file, file)
         self._counts = {file.video_sha256: file.clips for file in self.files.values()}
@@ -68,9 +70,9 @@ class Inventory:
             if not self.is_complete(file.video_sha256):
                 continue
             for number in range(file.clips):
-                shard, clip = self._clips[file.video_sha256][number]
+                shard, offset, clip = self._clips[file.video_sha256][number]
                 size = (clip.start, clip.frames, clip.height, clip.width, clip.fps)
-                where = (shard, clip.key, clip.crc32, clip.video_sha256)
+                where = (shard, clip.key, offset, clip.crc32, clip.video_sha256)
                 rows.append(Row(name, number, *size, *where))
         return rows
 

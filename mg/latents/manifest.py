@@ -12,7 +12,7 @@ from mg.latents.encoding import Encoding, encoding_from_json
 from mg.latents.inventory import Row
 
 MANIFEST = "manifest.parquet"
-_ENCODING = b"mg latents manifest 1"  # the key of the encoding in the table's metadata
+_ENCODING = b"mg latents manifest 2"  # the key of the encoding in the table's metadata
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 _FIELDS = [pa.field(name, _TYPES[kind]) for name, kind in Row.__annotations__.items()]
 # Of the encoding, the same in every row: for those who read the table without this package.

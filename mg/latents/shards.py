@@ -62,6 +62,11 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def end(self) -> int:
+        """The byte after it."""
+        return self.offset + math.prod(self.shape) * self.dtype.itemsize
+
 
 AGAIN = "; delete it and run `mg encode-dataset` again, which encodes anew what it held"
 
@@ -92,6 +97,17 @@ def shard_paths(directory: str | os.PathLike) -> list[Path]:
     return sorted(Path(directory).glob(SHARDS))
 
 
+def shard_size(path: str | os.PathLike) -> int:
+    """A shard's size in bytes.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such shard of latents")
+    return Path(path).stat().st_size
+
+
 def read_shard(path: str | os.PathLike) -> Shard:
     """Read a shard's header, and check that it fits the file and the clips it lists.
 
@@ -99,11 +115,9 @@ def read_shard(path: str | os.PathLike) -> Shard:
         FileNotFoundError: no such file.
         ValueError: the file is cut off, is no shard, or contradicts itself.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such shard of latents")
+    path, size = Path(path), shard_size(path)
     try:
-        header, start = _read_header(path)
+        header, start = _read_header(path, size)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
             raise ValueError(f"expected a safetensors file whose format is '{FORMAT}'")
@@ -111,9 +125,9 @@ def read_shard(path: str | os.PathLike) -> Shard:
         clips = _records(Clip, metadata.get("clips", ""))
         files = _records(EncodedFile, metadata.get("files", ""))
         places = {key: _place(key, entry, start) for key, entry in header.items()}
-        end = max((_end(place) for place in places.values()), default=start)
-        if end != path.stat().st_size:
-            raise ValueError(f"it has {path.stat().st_size} bytes, its header tells of {end}")
+        end = max((place.end for place in places.values()), default=start)
+        if end != size:
+            raise ValueError(f"it has {size} bytes, its header tells of {end}")
         if [clip.key for clip in clips] != list(dict.fromkeys(clip.key for clip in clips)):
             raise ValueError("it lists a clip twice")
         if places.keys() != {clip.key for clip in clips}:
@@ -152,9 +166,8 @@ def _check_clip(encoding: Encoding, clip: Clip, place: Place) -> None:
         )
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path, size: int) -> tuple[dict[str, Any], int]:
     """The header, and the byte at which arrays begin."""
-    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(MAX_HEADER, size - 8):
@@ -175,15 +188,11 @@ def _place(key: str, entry: Any, start: int) -> Place:
             type(number) is int and 0 <= number < TOO_LARGE for number in (*shape, begin, end)
         )
         place = Place(start + begin, tuple(shape), dtype)
-        if whole and _end(place) == start + end:
+        if whole and place.end == start + end:
             return place
     except (TypeError, KeyError, ValueError):
         pass
     raise ValueError(f"the header's entry of {key!r} is {str(entry)[:100]}")
-
-
-def _end(place: Place) -> int:
-    return place.offset + math.prod(place.shape) * place.dtype.itemsize
 
 
 Record = TypeVar("Record", Clip, EncodedFile)

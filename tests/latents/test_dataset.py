@@ -235,10 +235,14 @@ def corrupt(path, offset, value=0xFF):
     path.write_bytes(data)
 
 
-def refused(directory, *expected):
-    """Opening names what is wrong in one line."""
+def read_shards(directory):
+    return read_inventory(directory, make_encoding())
+
+
+def refused(directory, *expected, read=LatentDataset):
+    """Reading names what is wrong in one line."""
     with pytest.raises((ValueError, FileNotFoundError)) as error:
-        LatentDataset(directory)
+        read(directory)
     text = str(error.value)
     assert all(part in text for part in expected), text
     assert str(directory) in text
@@ -278,14 +282,15 @@ def test_a_truncated_shard_is_refused_at_opening(tmp_path, kept):
     write_latents(tmp_path, max_bytes=1 << 20)
     (path,) = shard_paths(tmp_path)
     path.write_bytes(path.read_bytes()[:kept])
-    refused(tmp_path, path.name, "not a whole shard")
+    refused(tmp_path, path.name, f"has {path.stat().st_size} bytes, the manifest tells of")
+    refused(tmp_path, path.name, "not a whole shard", read=read_shards)
 
 
 def test_a_longer_shard_is_refused(tmp_path):
     write_latents(tmp_path, max_bytes=1 << 20)
     (path,) = shard_paths(tmp_path)
     path.write_bytes(path.read_bytes() + b"\0")
-    refused(tmp_path, path.name, "bytes")
+    refused(tmp_path, path.name, "bytes", read=read_shards)
 
 
 def forge(path, change):
@@ -354,7 +359,7 @@ def test_a_forged_header_is_refused(tmp_path, change, expected):
     write_latents(tmp_path, max_bytes=1 << 20)
     (path,) = shard_paths(tmp_path)
     forge(path, change)
-    refused(tmp_path, path.name, expected)
+    refused(tmp_path, path.name, expected, read=read_shards)
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**6, 2**40, 2**63 + 5, 2**64 - 1])
@@ -362,14 +367,14 @@ def test_a_forged_header_length_is_refused(tmp_path, length):
     write_latents(tmp_path, max_bytes=1 << 20)
     (path,) = shard_paths(tmp_path)
     path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
-    refused(tmp_path, path.name, "not a whole shard")
+    refused(tmp_path, path.name, "not a whole shard", read=read_shards)
 
 
 def test_a_header_nested_without_end_is_refused(tmp_path):
     write_latents(tmp_path, max_bytes=1 << 20)
     (path,) = shard_paths(tmp_path)
     path.write_bytes(struct.pack("<Q", 10**6) + b"[" * 10**6)
-    refused(tmp_path, path.name, "JSON")
+    refused(tmp_path, path.name, "JSON", read=read_shards)
 
 
 def test_damaged_bytes_of_a_header_are_refused_or_harmless(tmp_path, rng):
@@ -382,12 +387,13 @@ def test_damaged_bytes_of_a_header_are_refused_or_harmless(tmp_path, rng):
         shutil.copytree(tmp_path / "whole", directory)
         corrupt(shard_paths(directory)[0], place, int(rng.integers(1, 256)))
         try:
+            write_manifest(directory, read_shards(directory).rows(), make_encoding())
             items = [item["latents"] for item in LatentDataset(directory)]
-        except (ValueError, FileNotFoundError) as error:
+        except ValueError as error:
             assert str(directory) in str(error)
         else:
-            for item, expected in zip(items, whole, strict=True):
-                np.testing.assert_array_equal(item, expected)
+            for item in items:
+                assert any(np.array_equal(item, expected) for expected in whole)
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -407,31 +413,36 @@ def test_a_shard_of_another_checkpoint_or_config_is_named(tmp_path):
 
     before = path.read_bytes()
     forge(path, other_checkpoint)
-    refused(tmp_path, path.name, "does not match", "cdcdcd", "ababab")
+    refused(tmp_path, path.name, "another way", "cdcdcd", "ababab", read=read_shards)
     path.write_bytes(before)
     forge(path, lambda h: tae_config(h).update(shift_factor=0.5))
-    refused(tmp_path, path.name, "does not match", "shift_factor is 0.5, not 0.25")
+    refused(tmp_path, path.name, "shift_factor is 0.5, not 0.25", read=read_shards)
 
 
 def test_a_manifest_that_does_not_match_its_shards_is_named(tmp_path):
     write_latents(tmp_path)
     dataset = LatentDataset(tmp_path)
     rows = [dataset.row(index) for index in range(len(dataset))]
-    for change, expected in (
-        ({"key": "none"}, "should be in it as none"),
-        ({"frames": 3}, "frames is 4, in the manifest 3"),
-        ({"height": 7}, "height"),
-        ({"fps": 25.0}, "fps"),
-        ({"crc32": 1}, "crc32"),
-        ({"clip": 1}, "number"),
-        ({"video_sha256": "0"}, "video_sha256"),
-        ({"shard": rows[-1].shard}, rows[-1].shard),
+
+    def change(**values):
+        write_manifest(tmp_path, [rows[0]._replace(**values), *rows[1:]], dataset.encoding)
+
+    for values, expected in (
+        ({"offset": 10**15}, "the manifest tells of 1000000000000"),
+        ({"frames": 10**6}, "the manifest tells of"),
+        ({"frames": 2**62, "height": 2**62, "width": 2**62}, "the manifest tells of"),
+        ({"frames": 0}, "'frames': 0"),
+        ({"width": -8}, "'width': -8"),
+        ({"offset": -1}, "'offset_min': -1"),
         ({"shard": "shard-0.safetensors"}, "no such shard"),
         ({"shard": "../shard-0.safetensors"}, "expected a shard's name"),
-        ({"frames": 0}, "frames"),
     ):
-        write_manifest(tmp_path, [rows[0]._replace(**change), *rows[1:]], dataset.encoding)
+        change(**values)
         refused(tmp_path, expected)
+    for values in ({"crc32": 1}, {"offset": 8}, {"width": 4}, {"shard": rows[-1].shard}):
+        change(**values)
+        with pytest.raises(ValueError, match=f"{rows[0].key} of 0.mp4 are damaged"):
+            LatentDataset(tmp_path)[0]
 
 
 def test_a_manifest_that_is_no_manifest_is_named(tmp_path):

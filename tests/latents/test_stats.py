@@ -123,4 +123,4 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     run(command, [], capsys).assert_refused("directory")
     write_latents(tmp_path)
     shard_paths(tmp_path)[0].write_bytes(b"")
-    run(command, [tmp_path], capsys).assert_refused("not a whole shard")
+    run(command, [tmp_path], capsys).assert_refused("the manifest tells of", "delete it")
