@@ -149,22 +149,21 @@ class LatentDataset:
     def _check_places(self) -> None:
         """Raise unless each array is within a shard of the directory. Whether it is the right one
         its checksum says when it is read; the headers of all shards would take too long here."""
-        keys = ("shard", "frames", "height", "width")
-        groups = self._table.group_by(list(keys), use_threads=False)
-        sizes: dict[str, int] = {}
+        shards = self._table["shard"].unique().to_pylist()
+        num_bytes = {name: self._size_of(name) for name in shards}
+        keys = ["shard", "frames", "height", "width"]
+        groups = self._table.group_by(keys, use_threads=False)
         for group in groups.aggregate([("offset", "min"), ("offset", "max")]).to_pylist():
             name, *size = (group[key] for key in keys)
-            if name not in sizes:
-                sizes[name] = self._size_of(name)
             if min(size) < 1 or group["offset_min"] < 0:
                 raise ValueError(
                     f"{self.directory / MANIFEST}: a row has impossible sizes: {group}"
                 )
             end = self._place(group["offset_max"], *size).end
-            if end > sizes[name]:
+            if end > num_bytes[name]:
                 path = self.directory / name
                 raise ValueError(
-                    f"{path}: has {sizes[name]} bytes, the manifest tells of {end}{AGAIN}"
+                    f"{path}: has {num_bytes[name]} bytes, the manifest tells of {end}{AGAIN}"
                 )
 
     def _size_of(self, shard: str) -> int:
@@ -177,7 +176,7 @@ class LatentDataset:
         named = {*self._table["shard"].unique().to_pylist()}
         others = [path for path in shard_paths(self.directory) if path.name not in named]
         encoded = {file.file for path in others for file in read_shard(path).files}
-        if new := encoded.difference(self._table["file"].to_pylist()):
+        if encoded and (new := encoded.difference(self._table["file"].to_pylist())):
             logger.warning(
                 "%s: its manifest lacks %d videos that are encoded, run `mg encode-dataset` again",
                 self.directory,
