@@ -126,7 +126,7 @@ def _format_takes(format_name: str, codec: str) -> bool:
             stream = add_video(trial, _BLACK.shape, 1 / unit, {}, codec)
             stream.codec_context.time_base = unit
             try:
-                stream.codec_context.open()
+                open_encoder(stream)
             except (FFmpegError, OverflowError):
                 return True
             for place in range(4):  # of one alone, libx265 makes up times
@@ -137,6 +137,24 @@ def _format_takes(format_name: str, codec: str) -> bool:
     except (FFmpegError, ValueError):
         return False
     return True
+
+
+def open_encoder(stream: VideoStream) -> None:
+    """Open a stream's encoder, and leave how the program's threads are scheduled as it was: run by
+    root, SVT-AV1 (4.1.0) has its own and the one that calls it run in real time, where they and
+    what is computed there later take the processors from all other programs.
+
+    Raises:
+        FFmpegError, OverflowError: it does not encode such a stream.
+    """
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        stream.codec_context.open()
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(int(thread), policy, parameter)
 
 
 def whole_rate(path: str | os.PathLike, fps: float | Fraction) -> Fraction:

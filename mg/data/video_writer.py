@@ -22,6 +22,7 @@ from mg.data.output import (
     choose_encoder,
     fine_unit,
     is_image,
+    open_encoder,
     open_output,
     takes_times,
     whole_rate,
@@ -112,7 +113,7 @@ class VideoWriter:
         )
         stream.codec_context.time_base = self._unit
         try:
-            stream.codec_context.open()
+            open_encoder(stream)
         except (FFmpegError, OverflowError) as error:
             height, width = self._shape[:2]
             reason = getattr(error, "strerror", None) or error

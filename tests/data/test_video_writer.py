@@ -1,5 +1,6 @@
 """Videos and images as they are written: times, sound, formats, and what goes wrong."""
 
+import os
 from fractions import Fraction
 
 import av
@@ -444,3 +445,16 @@ def test_of_a_damaged_file_what_is_read_is_written_or_one_line_says_why(
         copies += 1
     assert copies > 0
     assert {path.name for path in tmp_path.iterdir()} <= {source, path.name, target}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's threads are scheduled in real time")
+def test_an_encoder_does_not_schedule_the_program_in_real_time(tmp_path, rng):
+    frames = rng.integers(0, 256, (3, 64, 64, 3), np.uint8)
+    path = tmp_path / "a.mp4"
+    with open_writer(path, 25, codec="libsvtav1") as writer:
+        for frame in frames:
+            writer.write(frame)
+        threads = [int(name) for name in os.listdir("/proc/self/task")]
+        policies = {os.sched_getscheduler(thread) for thread in threads}
+        assert len(threads) > 1 and policies == {os.SCHED_OTHER}
+    assert count_frames(path) == len(frames)
