@@ -53,8 +53,10 @@ class TemporalConv(Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, table: tuple[int, ...]):
-        ctx.save_for_backward(x, weight)
-        ctx.table = table
+        # Only the weight's gradient reads x, which is large; a frozen network has none.
+        needs_x = ctx.needs_input_grad[1] or _has_gpu_kernel(x)
+        ctx.save_for_backward(x if needs_x else None, weight)
+        ctx.table, ctx.num_frames = table, x.shape[1]
         if _has_gpu_kernel(x):
             return torch_gpu_kernels.temporal_conv(x, weight, bias, table)
         if x.dtype == torch.float32:
@@ -66,20 +68,24 @@ class TemporalConv(Function):
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
         dy = dy.contiguous()
-        if _has_gpu_kernel(x):
+        if _has_gpu_kernel(dy):
             gradients = torch_gpu_kernels.temporal_conv_gradients(dy, x, weight, ctx.table)
             return *gradients, dy.sum((0, 1, 2)), None
-        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        dweight = torch.zeros_like(weight, dtype=torch.float32)
+        needs_dx, needs_dweight, needs_dbias, _ = ctx.needs_input_grad
+        b, _, p, _ = dy.shape
+        dx = dy.new_zeros(b, ctx.num_frames, p, weight.shape[1]) if needs_dx else None
+        dweight = torch.zeros_like(weight, dtype=torch.float32) if needs_dweight else None
         for run in frame_runs(ctx.table, len(weight)):
             product = _weight(weight, run).t()
             for number, rows in enumerate(_frames(dy, run.to, run)):
                 if dx is not None:
                     _frames(dx, run.of, run)[number].addmm_(rows, product)
-                gradient = _frames(x, run.of, run)[number].t() @ rows
-                for tap in run.taps:
-                    dweight[tap] += gradient
-        return dx, dweight.to(weight.dtype), dy.sum((0, 1, 2)), None
+                if dweight is not None:
+                    gradient = _frames(x, run.of, run)[number].t() @ rows
+                    for tap in run.taps:
+                        dweight[tap] += gradient
+        dbias = dy.sum((0, 1, 2)) if needs_dbias else None
+        return dx, None if dweight is None else dweight.to(weight.dtype), dbias, None
 
 
 def _has_gpu_kernel(x: Tensor) -> bool:
