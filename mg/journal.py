@@ -28,7 +28,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike, others: Iterable[Path] = ()):
         self._path = Path(path)
         self._found: dict[tuple[str, Stamp], Any] = {}
-        for journal in {self._path, *others}:
+        for journal in (*others, self._path):  # one's own counts most
             self._found |= _read(journal)
 
     def found(self, name: str, stamp: Stamp | None) -> Any | None:

@@ -30,5 +30,5 @@ def check_choices(settings: Any) -> None:
 def check_finite(settings: Any) -> None:
     """Raise a ValueError that names the first field of a dataclass which float32 does not hold."""
     for name, value in vars(settings).items():
-        if isinstance(value, float) and not value <= LARGEST:
+        if isinstance(value, float) and not abs(value) <= LARGEST:
             raise ValueError(f"{name} is {value}, expected a finite number in float32")

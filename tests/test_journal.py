@@ -72,3 +72,12 @@ def test_the_journals_of_others_are_read_and_stay(tmp_path, file):
     journal.add("c.mp4", stamp_if_there(file), "c")
     assert [journal.found(f"{name}.mp4", stamp_if_there(file)) for name in "ab"] == ["a", "b"]
     assert (tmp_path / "b").read_bytes() == before
+
+
+def test_of_several_journals_ones_own_counts_most(tmp_path, file):
+    stamp = stamp_if_there(file)
+    paths = [tmp_path / f"{number}.jsonl" for number in range(8)]
+    for path in paths:
+        Journal(path).add("a.mp4", stamp, path.name)
+    for path in paths:
+        assert Journal(path, paths).found("a.mp4", stamp) == path.name

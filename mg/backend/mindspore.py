@@ -515,7 +515,7 @@ class AdamW:
         self._steps += 1
         beta1, beta2 = self._betas
         power1, power2 = beta1**self._steps, beta2**self._steps
-        # ops.Adam adds epsilon to the second moment before its bias is corrected.
+        # ops.Adam corrects the moments' bias in its rate, so epsilon is scaled as their root is.
         epsilon = self._epsilon * (1 - power2) ** 0.5
         numbers = (power1, power2, learning_rate, beta1, beta2, epsilon)
         numbers = [Tensor(number, ms.float32) for number in numbers]

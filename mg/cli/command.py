@@ -175,7 +175,10 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
         # SIGTERM too: as that, Ctrl-C arrives while MindSpore runs a graph, since it puts a handler
         # of its own in place of Python's.
         with signals_to(signal.default_int_handler):
-            return command(args) or 0
+            try:
+                return command(args) or 0
+            finally:
+                _flush()
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get("MG_TRACEBACK"):
             raise
@@ -190,15 +193,20 @@ def run(command: Callable[[list[str] | None], int | None], args: list[str] | Non
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    finally:
-        _flush()
 
 
 def _flush() -> None:
-    """Write out what was printed, if anybody reads it: `head`, say, may have read enough."""
+    """Write out what was printed, if anybody reads it: `head`, say, may have read enough.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if sys.stdout is None:  # closed before the program began
         return
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # What is left in the buffer would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(f"standard output: {error.strerror}") from None

@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from mg.data.opening import VideoError, check_file, open_video, some_frames
+from mg.files import stamp_of
 
 # Codecs whose key frames end all reference to what came before them, by their specifications.
 # H.264's do so only where they are IDR pictures, which `_is_restart` looks for.
@@ -255,4 +256,4 @@ def _checksum(frame: VideoFrame) -> int:
 
 def _key(path: str | os.PathLike, video_frames: int | None) -> tuple:
     check_file(path)
-    return os.fspath(path), os.stat(path).st_mtime_ns, video_frames
+    return os.fspath(path), stamp_of(path), video_frames

@@ -24,6 +24,7 @@ from mg.data.seeking import (
     frames_from_start,
     known_table,
 )
+from mg.files import Stamp, stamp_of
 
 DEFAULT_FPS = Fraction(25)  # what FFmpeg gives an image
 
@@ -48,11 +49,11 @@ def count_frames(path: str | os.PathLike, at_most: int | None = None) -> int:
     if at_most is None:
         return decoded_table(path).count
     check_file(path)
-    return _count_up_to(os.fspath(path), os.stat(path).st_mtime_ns, at_most)
+    return _count_up_to(os.fspath(path), stamp_of(path), at_most)
 
 
 @lru_cache(maxsize=1 << 16)
-def _count_up_to(path: str, modified: int, at_most: int) -> int:
+def _count_up_to(path: str, stamp: Stamp, at_most: int) -> int:
     return sum(1 for _ in islice(frames_from_start(path), at_most))
 
 

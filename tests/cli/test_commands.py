@@ -213,6 +213,17 @@ def test_output_may_be_closed(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.once
+def test_output_on_a_full_disk_is_one_line(monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # what is printed waits until the end
+    with open("/dev/full", "w") as full:
+        program = "import sys; from mg.cli.command import run; sys.exit(run(print, ['found']))"
+        line = [sys.executable, "-c", program]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
 HOSTILE = "a\x1b]0;title\x07\x9b\udcff"
 SHOWN = r"a\x1b]0;title\x07\x9b\udcff"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mg.data import VideoError, count_frames, read_frames
+from mg.data import VideoError, count_frames, read_frames, write_video
 from mg.data import seeking as seeking_module
 from mg.data.clip import read_clip
 from mg.data.seeking import InexactSeek, frames_after_seek, frames_from_start, known_table
@@ -149,10 +149,20 @@ def test_a_frame_that_is_not_as_counted_is_refused_after_a_seek(tmp_path):
         tmp_path / "other.mp4", "libx264", options={"x264-params": f"{X264}:crf=40"}
     )
     other.replace(path)
+    os.truncate(path, before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(InexactSeek, match="pixels may be others"):
         list(islice(frames_after_seek(path, known_table(path, None), 40), 10))
     assert np.array_equal(read_frames(path, [40]), read_whole(path)[[40]])
+
+
+def test_a_file_of_another_size_with_the_same_date_is_counted_anew(tmp_path):
+    path = write_moving(tmp_path / "a.mp4", "libx264", options={"g": "5"})
+    assert (count_frames(path), count_frames(path, at_most=40)) == (50, 40)
+    before = os.stat(path)
+    write_video(path, read_whole(path)[:9], 25)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (count_frames(path), count_frames(path, at_most=40)) == (9, 9)
 
 
 def test_a_frame_that_is_marked_as_a_key_frame_and_is_none_is_no_start(tmp_path):

@@ -257,6 +257,14 @@ def test_a_misshapen_spatial_weight_is_an_error_that_gives_both_shapes(copied):
         inflate(copied)
 
 
+def test_weights_that_are_not_finite_are_an_error_that_names_one(copied):
+    name = "decoder.up_blocks.1.resnets.0.norm2.weight"
+    arrays = read(copied)
+    rewrite(copied, {**arrays, name: np.full_like(arrays[name], np.nan)})
+    with pytest.raises(ValueError, match=r"decoder.up.0.block.0.norm2.gamma holds NaN or infin"):
+        inflate(copied)
+
+
 def test_an_unexpected_weight_is_an_error_that_names_it(copied):
     rewrite(copied, {**read(copied), "encoder.time_embedding.weight": np.zeros(5, np.float32)})
     with pytest.raises(ValueError, match=r"vae: encoder.time_embedding.weight is of no Autoenc"):

@@ -15,6 +15,7 @@ from mg.files import check_there
 from mg.models.tae.tae import TemporalAutoencoder
 from mg.models.tae.weights import (
     CONFIG_FILE,
+    check_numbers,
     check_sizes,
     file_of,
     infer_sizes,
@@ -132,7 +133,7 @@ def inflate(source: str | os.PathLike) -> tuple[Arrays, dict]:
 
     Raises:
         FileNotFoundError, ValueError: see `read_image_vae`; also a spatial weight that is missing,
-            unexpected or of another shape.
+            unexpected or of another shape, or holds numbers that are not finite.
     """
     spatial, config = read_image_vae(source)
     tae = TemporalAutoencoder(config=config)
@@ -146,4 +147,5 @@ def inflate(source: str | os.PathLike) -> tuple[Arrays, dict]:
     unexpected = sorted(set(spatial) - set(initial))
     if unexpected:
         raise ValueError(f"{source}: {unexpected[0]} is of no AutoencoderKL that can be inflated")
+    check_numbers(spatial, source=source)
     return {**initial, **spatial}, tae.config

@@ -294,7 +294,7 @@ class TemporalAutoencoder(Module):
 
         Returns:
             (z, mean, logvar), each `(b z ceil(t/8) ceil(h/8) ceil(w/8))`, float32; z is raw, see
-            `scale`.
+            `scale`. Without a sample, z is the same tensor as mean.
 
         Raises:
             ValueError: another shape, values that are integers or not finite, or a seed below 0.

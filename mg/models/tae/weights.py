@@ -188,11 +188,16 @@ def load_strictly(parameters: dict, arrays: Arrays, *, source: str) -> None:
         logger.info("%s: dropped %d temb_proj arrays, which no forward uses", source, len(unused))
     arrays = {name: array for name, array in arrays.items() if name not in unused}
     check_fit(parameters, arrays, source=source)
+    check_numbers(arrays, source=source)
+    for name, parameter in parameters.items():
+        backend.assign(parameter, arrays[name])
+
+
+def check_numbers(arrays: Arrays, *, source: str | os.PathLike) -> None:
+    """Raise a ValueError that names the first array with numbers that are not finite."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{source}: {name} holds NaN or infinite values")
-    for name, parameter in parameters.items():
-        backend.assign(parameter, arrays[name])
 
 
 def check_fit(parameters: dict, arrays: Arrays, *, source: str) -> None:
