@@ -28,6 +28,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike, others: Iterable[Path] = ()):
         self._path = Path(path)
         self._found: dict[tuple[str, Stamp], Any] = {}
+        others = [other for other in others if other != self._path]
         for journal in (*others, self._path):  # one's own counts most
             self._found |= _read(journal)
 

@@ -47,8 +47,8 @@ class LatentDataset:
 
     Raises:
         FileNotFoundError: no manifest, or a shard of it is missing.
-        ValueError: the manifest or a shard is damaged, or they do not match; or a seed that is no
-            whole number from 0.
+        ValueError: the manifest is damaged, or tells of more than a shard holds; or a seed that is
+            no whole number from 0.
     """
 
     def __init__(

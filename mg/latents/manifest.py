@@ -58,7 +58,10 @@ def read_manifest(directory: str | os.PathLike) -> tuple[pa.Table, Encoding]:
         with path.open("rb") as file:
             manifest = parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
             if not manifest.schema_arrow.equals(_SCHEMA):
-                raise ValueError(f"its columns are {manifest.schema_arrow.names}")
+                raise ValueError(
+                    f"its columns are {manifest.schema_arrow.names}; if an earlier version wrote "
+                    "it, run `mg encode-dataset` again"
+                )
             table = _read_bounded(manifest, path.stat().st_size)
         table.validate(full=True)  # reading takes any bytes for text
         encoding = encoding_from_json((table.schema.metadata or {}).get(_ENCODING, b"").decode())
